@@ -1,0 +1,13 @@
+"""What every node has: the log, the state, files, pages, and what nodes say to each other.
+
+errors names model    values and domain errors
+log                   the change log and its Merkle tree
+state                 the fold over the log, and questions asked of it
+files                 the content-addressed store and fetching into it
+simple                project pages and the project list, rendered and negotiated
+upstream              reading any upstream's simple API
+auth                  who may do what
+web                   what every node serves over HTTP
+protocol              what nodes say to each other
+cli                   the `pymirror` command
+"""

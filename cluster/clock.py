@@ -1,0 +1,26 @@
+"""The part of Twisted's reactor that tells time, as our code sees it: `Clock` in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Delayed(Protocol):
+    """A call that has not happened yet (`twisted.internet.interfaces.IDelayedCall`)."""
+
+    def active(self) -> bool:
+        """Whether it will still happen."""
+
+    def cancel(self) -> None:
+        """Make it not happen."""
+
+
+class Clock(Protocol):
+    """`twisted.internet.interfaces.IReactorTime` in types that a checker can follow."""
+
+    def seconds(self) -> float:
+        """Monotonic seconds (see `cluster.monotonic`)."""
+
+    def callLater(self, delay: float, f: Callable[..., object], *args: object) -> Delayed:
+        """Call `f` after `delay` seconds."""

@@ -1,0 +1,246 @@
+"""The fold: `apply` is the only way from entries of the change log to state.
+
+Deterministic: no clock, no randomness, no upstream, nothing but the entry and the tables. So
+all nodes at one serial hold the same rows, and a replay from 0 gives them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import orjson
+from attrs import define, field
+from sqlalchemy import Connection, Table, delete, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from cluster.errors import LogError
+from cluster.log import changelog
+from cluster.log.changes import Entry, Kind
+from cluster.names import normalize
+from cluster.state import schema
+
+
+@define
+class Touched:
+    """What entries changed: readers that cached something look here.
+
+    `projects` are normalized names, on any index; `indexes` says that users, indexes or their
+    options changed, which can change any page; `lists` are indexes whose project list changed.
+    """
+
+    projects: set[str] = field(factory=set)
+    lists: set[str] = field(factory=set)
+    indexes: bool = False
+
+
+def apply(connection: Connection, entry: Entry, touched: Touched) -> None:
+    """Bring one entry into the state; raises LogError when its payload is not of its kind."""
+    try:
+        _APPLY[entry.kind](connection, entry, touched)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LogError(f"entry {entry.serial} ({entry.kind}) is malformed: {error!r}") from error
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys: how values are kept in columns, equal on every node."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def url_link(url: str) -> str:
+    """The 16 hex digits that stand in the link of a file known only by its URL."""
+    return sha256(url.encode()).hexdigest()[:16]
+
+
+def _links(file: Mapping[str, Any]) -> dict[str, str | None]:
+    digest = file.get("hashes", {}).get("sha256")
+    if digest is None:
+        return {"link": url_link(file["url"]), "url_link": None}
+    computed = file.get("origin", {}).get("sha256") == "computed" and "url" in file
+    return {"link": digest[:16], "url_link": url_link(file["url"]) if computed else None}
+
+
+def _upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    statement = insert(table)
+    keys = [column.name for column in table.primary_key]
+    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=keys, set_=changed), rows
+    )  # fmt: skip
+
+
+def _epoch_started(connection: Connection, entry: Entry, touched: Touched) -> None:
+    payload = entry.payload
+    row = {"epoch": entry.epoch, "serial": entry.serial, "log": payload["log"]}
+    _upsert(connection, schema.epochs, [{**row, "key": payload["key"]}])
+
+
+def _user_set(connection: Connection, entry: Entry, touched: Touched) -> None:
+    body = canonical({k: entry.payload[k] for k in ("options", "password") if k in entry.payload})
+    row = {"name": entry.payload["user"], "body": body, "serial": entry.serial}
+    _upsert(connection, schema.users, [row])
+    touched.indexes = True
+
+
+def _user_removed(connection: Connection, entry: Entry, touched: Touched) -> None:
+    connection.execute(delete(schema.users).where(schema.users.c.name == entry.payload["user"]))
+    touched.indexes = True
+
+
+def _index_set(connection: Connection, entry: Entry, touched: Touched) -> None:
+    row = {
+        "name": entry.payload["index"],
+        "type": entry.payload["type"],
+        "body": canonical(entry.payload["options"]),
+        "serial": entry.serial,
+    }
+    _upsert(connection, schema.indexes, [row])
+    touched.indexes = True
+
+
+def _index_removed(connection: Connection, entry: Entry, touched: Touched) -> None:
+    index = entry.payload["index"]
+    connection.execute(delete(schema.indexes).where(schema.indexes.c.name == index))
+    connection.execute(delete(schema.files).where(schema.files.c.index_name == index))
+    connection.execute(delete(schema.listing).where(schema.listing.c.index_name == index))
+    connection.execute(
+        update(schema.projects)
+        .where(schema.projects.c.index_name == index)
+        .values(present=0, serial=entry.serial, status=b"{}", bare_versions=b"[]")
+    )
+    touched.indexes = True
+
+
+def _file_added(connection: Connection, entry: Entry, touched: Touched) -> None:
+    payload = entry.payload
+    _touch_project(connection, entry, touched)
+    _set_files(connection, entry, [payload["file"]])
+
+
+def _file_removed(connection: Connection, entry: Entry, touched: Touched) -> None:
+    _touch_project(connection, entry, touched)
+    _remove_files(connection, entry, [entry.payload["filename"]])
+    index, project = entry.payload["index"], entry.payload["project"]
+    files = schema.files
+    left = select(files.c.filename).where(files.c.index_name == index, files.c.project == project)
+    if connection.execute(left.limit(1)).first() is None:
+        _update_project(connection, entry, present=0)
+
+
+def _mirror_project(connection: Connection, entry: Entry, touched: Touched) -> None:
+    payload = entry.payload
+    _touch_project(connection, entry, touched)
+    facts: dict[str, Any] = {}
+    if "status" in payload:
+        facts["status"] = canonical(payload["status"])
+    if "bare_versions" in payload:
+        facts["bare_versions"] = canonical(payload["bare_versions"])
+    if facts:
+        _update_project(connection, entry, **facts)
+    _remove_files(connection, entry, payload.get("removed", ()))
+    _set_files(connection, entry, payload.get("files", ()))
+
+
+def _mirror_listing(connection: Connection, entry: Entry, touched: Touched) -> None:
+    payload = entry.payload
+    index, table = payload["index"], schema.listing
+    for name in payload.get("removed", ()):
+        connection.execute(
+            delete(table).where(table.c.index_name == index, table.c.name == normalize(name))
+        )
+    rows = [
+        {"index_name": index, "name": normalize(name), "display": name, "serial": entry.serial}
+        for name in payload.get("added", ())
+    ]
+    _upsert(connection, table, rows)
+    touched.lists.add(index)
+
+
+def _touch_project(connection: Connection, entry: Entry, touched: Touched) -> None:
+    payload = entry.payload
+    display = payload.get("name", payload["project"])
+    statement = insert(schema.projects).values(
+        index_name=payload["index"], name=payload["project"], display=display, present=1,
+        status=b"{}", bare_versions=b"[]", serial=entry.serial,
+    )  # fmt: skip
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["index_name", "name"], set_={"present": 1, "serial": entry.serial}
+        )
+    )
+    touched.projects.add(payload["project"])
+    touched.lists.add(payload["index"])
+
+
+def _update_project(connection: Connection, entry: Entry, **values: Any) -> None:
+    table = schema.projects
+    connection.execute(
+        update(table)
+        .where(
+            table.c.index_name == entry.payload["index"], table.c.name == entry.payload["project"]
+        )
+        .values(**values)
+    )
+
+
+def _set_files(connection: Connection, entry: Entry, files: Iterable[Mapping[str, Any]]) -> None:
+    rows = [
+        {
+            "index_name": entry.payload["index"],
+            "project": entry.payload["project"],
+            "filename": file["filename"],
+            **_links(file),
+            "body": canonical(file),
+            "serial": entry.serial,
+        }
+        for file in files
+    ]
+    _upsert(connection, schema.files, rows)
+
+
+def _remove_files(connection: Connection, entry: Entry, filenames: Iterable[str]) -> None:
+    table = schema.files
+    for filename in filenames:
+        connection.execute(
+            delete(table).where(
+                table.c.index_name == entry.payload["index"],
+                table.c.project == entry.payload["project"],
+                table.c.filename == filename,
+            )
+        )
+
+
+_APPLY: Final[Mapping[Kind, Callable[[Connection, Entry, Touched], None]]] = {
+    Kind.EPOCH_STARTED: _epoch_started,
+    Kind.USER_SET: _user_set,
+    Kind.USER_REMOVED: _user_removed,
+    Kind.INDEX_SET: _index_set,
+    Kind.INDEX_REMOVED: _index_removed,
+    Kind.FILE_ADDED: _file_added,
+    Kind.FILE_REMOVED: _file_removed,
+    Kind.MIRROR_PROJECT: _mirror_project,
+    Kind.MIRROR_LISTING: _mirror_listing,
+}
+
+
+def digest(connection: Connection) -> str:
+    """SHA-256 (hex) over all rows in canonical order: equal states have equal digests."""
+    total = sha256()
+    for table in schema.TABLES:
+        keys = list(table.primary_key)
+        rows = connection.execution_options(yield_per=1_000).execute(select(table).order_by(*keys))
+        for row in rows:
+            total.update(repr((table.name, *row)).encode())
+    return total.hexdigest()
+
+
+def rebuild(connection: Connection, progress: Callable[[int], None] = lambda serial: None) -> None:
+    """Refill every table by replaying the log from its start, in the caller's transaction."""
+    for table in schema.TABLES:
+        connection.execute(delete(table))
+    for entry in changelog.entries(connection):
+        apply(connection, entry, Touched())
+        progress(entry.serial)

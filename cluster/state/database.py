@@ -1,0 +1,84 @@
+"""One database file: one writer thread, a few reader threads, nothing on the reactor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attrs import define
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+
+from cluster.threads import Runner
+
+T = TypeVar("T")
+
+_READ_CACHE_KIB = 4_096
+_BUSY_MILLISECONDS = 30_000
+
+
+def open_engine(path: Path, *schemas: MetaData, durable: bool = True) -> Engine:
+    """Open or create a SQLite database in WAL mode and make what tables are missing.
+
+    `durable` fsyncs each commit (``synchronous=FULL``): what is acknowledged survives a power
+    cut. Without it a power cut may lose the last commits, never the file's consistency.
+    """
+    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _: object) -> None:
+        # pysqlite's own BEGIN comes too late for a consistent read and breaks SAVEPOINT.
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={'FULL' if durable else 'NORMAL'}",
+            f"busy_timeout={_BUSY_MILLISECONDS}",
+            f"cache_size=-{_READ_CACHE_KIB}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: Connection) -> None:
+        mode = connection.get_execution_options().get("begin", "BEGIN")
+        connection.exec_driver_sql(str(mode))
+
+    with engine.begin() as connection:
+        for schema in schemas:
+            schema.create_all(connection)
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A write transaction; the lock is taken at its start, so it never fails half way."""
+    immediate = engine.execution_options(begin="BEGIN IMMEDIATE")
+    with immediate.begin() as connection:
+        yield connection
+
+
+@define
+class Database:
+    """An engine and the threads that may use it."""
+
+    engine: Engine
+    writer: Runner
+    readers: Runner
+
+    async def read(self, question: Callable[[Connection], T]) -> T:
+        """Ask a question of one consistent snapshot."""
+
+        def ask() -> T:
+            with self.engine.begin() as connection:
+                return question(connection)
+
+        return await self.readers.run(ask)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Do work in one transaction on the writer thread; it is durable when this returns."""
+
+        def do() -> T:
+            with writing(self.engine) as connection:
+                return work(connection)
+
+        return await self.writer.run(do)

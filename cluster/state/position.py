@@ -1,0 +1,85 @@
+"""How far this node is: the head of its log, who wants to know, and waiting for a serial.
+
+Lives on the reactor; the writer and the follower move it after their commit.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+
+from cluster.clock import Clock
+from cluster.state.apply import Touched
+
+
+@frozen
+class Head:
+    """The last entry of the log here: its serial, epoch, Merkle root, and time (RFC 3339)."""
+
+    serial: int
+    epoch: int
+    root: bytes
+    time: str | None
+
+
+class Listener(Protocol):
+    """Somebody who caches something that entries can change."""
+
+    def __call__(self, head: Head, touched: Touched) -> None:
+        """Hear of a commit; called on the reactor, in order, before any waiter wakes."""
+
+
+@define
+class Position:
+    """The head, its listeners, and those who wait for a serial to be applied here."""
+
+    _clock: Clock
+    head: Head
+    _listeners: list[Listener] = field(factory=list)
+    _waiting: list[tuple[int, Deferred[bool]]] = field(factory=list)
+
+    @property
+    def serial(self) -> int:
+        """The last serial applied here."""
+        return self.head.serial
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` after every commit from now on."""
+        self._listeners.append(listener)
+
+    def advance(self, head: Head, touched: Touched) -> None:
+        """Move to a committed head: first caches hear of it, then waiters wake."""
+        self.head = head
+        for listener in self._listeners:
+            listener(head, touched)
+        due = [waiter for serial, waiter in self._waiting if serial <= head.serial]
+        self._waiting = [(s, waiter) for s, waiter in self._waiting if s > head.serial]
+        for waiter in due:
+            waiter.callback(True)
+
+    async def reached(self, serial: int, timeout_seconds: float) -> bool:
+        """Wait until `serial` is applied here; False when that takes too long."""
+        if self.head.serial >= serial:
+            return True
+        waiter: Deferred[bool] = Deferred(lambda d: self._forget(d))
+        self._waiting.append((serial, waiter))
+        give_up = self._clock.callLater(timeout_seconds, self._give_up, waiter)
+        try:
+            return await waiter
+        finally:
+            if give_up.active():
+                give_up.cancel()
+
+    def wake_all(self) -> None:
+        """Answer all who wait, as if their time had run out: for an orderly shutdown."""
+        for _, waiter in list(self._waiting):
+            self._give_up(waiter)
+
+    def _give_up(self, waiter: Deferred[bool]) -> None:
+        self._forget(waiter)
+        waiter.callback(False)
+
+    def _forget(self, waiter: Deferred[bool]) -> None:
+        self._waiting = [(s, w) for s, w in self._waiting if w is not waiter]

@@ -1,0 +1,82 @@
+"""The tables of the index state. All of them are derived: `pymirror rebuild` refills them.
+
+Names are natural keys (``user/index``, normalized project names), so two nodes that applied
+the same entries hold the same rows. A project that was removed keeps its row with
+``present = 0``: the serial of its page must never go backwards (standards C4).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
+
+metadata = MetaData()
+
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("epoch", Integer, primary_key=True),
+    Column("serial", Integer, nullable=False),
+    Column("log", Text, nullable=False),
+    Column("key", Text, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("serial", Integer, nullable=False),
+)
+
+indexes = Table(
+    "indexes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("serial", Integer, nullable=False),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("index_name", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("display", Text, nullable=False),
+    Column("present", Integer, nullable=False),
+    Column("status", LargeBinary, nullable=False),
+    Column("bare_versions", LargeBinary, nullable=False),
+    Column("serial", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("index_name", Text, primary_key=True),
+    Column("project", Text, primary_key=True),
+    Column("filename", Text, primary_key=True),
+    # What file links carry: 16 hex digits of the sha256, or of the URL's sha256 ("+e").
+    Column("link", Text, nullable=False),
+    # The "+e" link that a file had before its sha256 was computed; pages with it are still out.
+    Column("url_link", Text),
+    Column("body", LargeBinary, nullable=False),
+    Column("serial", Integer, nullable=False),
+    Index("files_link", "link"),
+    Index("files_url_link", "url_link", sqlite_where=text("url_link IS NOT NULL")),
+    sqlite_with_rowid=False,
+)
+
+listing = Table(
+    "listing",
+    metadata,
+    Column("index_name", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("display", Text, nullable=False),
+    Column("serial", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+TABLES: Final = (epochs, users, indexes, projects, files, listing)

@@ -1,0 +1,1 @@
+"""The devpi-shaped JSON API: index resources."""

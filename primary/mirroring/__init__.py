@@ -1,0 +1,1 @@
+"""Upstream pages become changes: refresh on demand, deltas in the log."""

@@ -1,0 +1,80 @@
+"""pymirror as a subject: this checkout, by the commands that its users type."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import define
+
+from bench.client import Address, basic, free_port, get, is_answering, put_json
+from bench.processes import ProcessGroup
+from bench.subjects import HOSTED, MIRROR, MIRROR_EXPIRY_SECONDS, Target
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+_START_SECONDS = 60.0
+
+
+@define
+class Pymirror:
+    """Starts pymirror primaries and replicas with the Python that runs the bench."""
+
+    directory: Path
+    processes: ProcessGroup
+    projects: tuple[str, ...]
+    upstream_url: str
+    name: str = "pymirror"
+    is_slow: bool = False
+
+    @property
+    def _secret(self) -> Path:
+        return self.directory / "pymirror-secret"
+
+    def start_primary(self) -> Target:
+        """See `System`."""
+        target = self._start("primary", ["--no-root-pypi"])
+        target.process.wait_until(lambda: is_answering(target.address, "/+ready"), _START_SECONDS)
+        put_json(target.address, f"/{HOSTED}", self.credentials(target), {"type": "stage"})
+        options = {
+            "type": "mirror",
+            "mirror_url": self.upstream_url,
+            "mirror_cache_expiry": MIRROR_EXPIRY_SECONDS,
+        }
+        put_json(target.address, f"/{MIRROR}", self.credentials(target), options)
+        return target
+
+    def start_replica(self, primary: Target, number: int) -> Target:
+        """See `System`."""
+        options = ["--primary-url", primary.address.url]
+        return self._start("replica", options, number)
+
+    def wait_status(self, replica: Target) -> None:
+        """See `System`."""
+        replica.process.wait_until(
+            lambda: is_answering(replica.address, "/+status"), _START_SECONDS
+        )
+
+    def serial(self, target: Target) -> int:
+        """See `System`."""
+        return int(get(target.address, "/+status").json()["serial"])
+
+    def credentials(self, target: Target) -> Mapping[str, str]:
+        """Root's empty password, which loopback may use."""
+        return basic("root", "")
+
+    def _start(self, role: str, options: list[str], number: int = 0) -> Target:
+        label = f"{self.name} {role}"
+        address = Address(free_port())
+        state = self.directory / f"pymirror-{role}-{number}"
+        twistd = str(Path(sys.executable).parent / "twistd")
+        process = self.processes.start(
+            label,
+            [
+                *(twistd, "-n", "--pidfile=", f"pymirror-{role}", "--state-dir", str(state)),
+                *("--secret-file", str(self._secret)),
+                *("--listen", f"tcp:{address.port}:interface={address.host}", *options),
+            ],
+            CHECKOUT,
+        )
+        return Target(label, address, process, self.projects)

@@ -1,0 +1,11 @@
+"""Files by content: kept, fetched, read in parts.
+
+- `ranges`: Range, If-Range and If-None-Match (pure)
+- `waiting`: one event, many coroutines
+- `sink`: bytes to a temporary file, hashed and counted off the reactor
+- `store`: the content-addressed store on disk
+- `sources`: where files come from: the seam, and HTTP
+- `arrival`: a file that is still arriving, as its readers see it
+- `delivery`: a body on its way from a source into a sink: bounded, watched
+- `fetch`: one fetch per file however many want it; sources in order
+"""

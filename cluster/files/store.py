@@ -1,0 +1,205 @@
+"""The content-addressed file store: ``<root>/sha256/ab/cd/<64 hex digits>``.
+
+A file is there whole or not at all: it is written below ``<root>/tmp`` (same file system), made
+durable and then renamed. Files never change and are not deleted yet, so what was found once is
+there. One process owns a store; others may read the same folders.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Lock
+from uuid import uuid4
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from cluster.durable import sync_folder
+from cluster.errors import InvalidRequest, Unavailable
+from cluster.files.sink import Digests, HashingSink
+from cluster.files.waiting import Broadcast
+from cluster.model import SHA256
+from cluster.threads import Runner
+
+MEMO_ENTRIES = 16_384
+_log = Logger()
+
+
+@define
+class Counters:
+    """What status shows of a store; the last four count since this process started.
+
+    `count` and `bytes` are of the files kept (complete once `scanned`). `hits` are answers from
+    disk and `bytes_saved` their bytes, which no source had to send; `misses` are requests that
+    needed a fetch.
+    """
+
+    count: int = 0
+    bytes: int = 0
+    scanned: bool = False
+    hits: int = 0
+    misses: int = 0
+    bytes_saved: int = 0
+
+
+@define(eq=False)
+class FileStore:
+    """Files by sha256 below `root`; all disk work happens in `threads`."""
+
+    root: Path
+    threads: Runner
+    counters: Counters = field(factory=Counters)
+    _sizes: OrderedDict[str, int] = field(factory=OrderedDict)
+    _durable_folders: set[Path] = field(factory=set)
+    _placing: Lock = field(factory=Lock)
+    _placed_while_scanning: set[str] = field(factory=set)
+    _scanned: Broadcast = field(factory=Broadcast)
+
+    async def open(self) -> None:
+        """Make the folders and remove what a crash left in ``tmp``.
+
+        The files are counted afterwards in the background: see `Counters.scanned`.
+        """
+        await self.threads.run(self._prepare)
+        Deferred.fromCoroutine(self._count())
+
+    def path(self, sha256: str) -> Path:
+        """Where the file with this digest is or would be. Raises InvalidRequest."""
+        if not SHA256.fullmatch(sha256):
+            raise InvalidRequest(f"{sha256!r} is not a sha256 in lower-case hex")
+        return self.root / "sha256" / sha256[:2] / sha256[2:4] / sha256
+
+    async def size_of(self, sha256: str) -> int | None:
+        """The file's size in bytes, or None if it is not here."""
+        if sha256 in self._sizes:
+            self._sizes.move_to_end(sha256)
+            return self._sizes[sha256]
+        size = await self.threads.run(_regular_file_size, self.path(sha256))
+        if size is not None:
+            self._remember(sha256, size)
+        return size
+
+    def new_sink(self, hashes: Iterable[str] = ()) -> HashingSink:
+        """A sink for a file that may be added later; `hashes` are computed beside sha256."""
+        return HashingSink.create(self.root / "tmp" / uuid4().hex, self.threads, hashes)
+
+    async def add(self, sink: HashingSink) -> Digests:
+        """Finish `sink` and keep its file; durable on return. The temporary file is gone then.
+
+        Identical bytes that are here already stay. Raises Unavailable when the disk refuses.
+        """
+        digests = await sink.finish()
+        try:
+            new = await self.threads.run(self._keep, sink.release(), sink.path, digests.sha256)
+        except OSError as e:
+            raise Unavailable(f"cannot keep a file: {e.strerror or e}") from e
+        if new:
+            self.counters.count += 1
+            self.counters.bytes += digests.size
+        self._remember(digests.sha256, digests.size)
+        return digests
+
+    async def add_bytes(self, data: bytes) -> Digests:
+        """Keep a small blob, as `add` does."""
+        sink = self.new_sink()
+        sink.write(data)
+        return await self.add(sink)
+
+    def served(self, size: int) -> None:
+        """Count an answer of `size` body bytes from disk."""
+        self.counters.hits += 1
+        self.counters.bytes_saved += size
+
+    def missed(self) -> None:
+        """Count a request for a file that was not here."""
+        self.counters.misses += 1
+
+    def _remember(self, sha256: str, size: int) -> None:
+        self._sizes[sha256] = size
+        if len(self._sizes) > MEMO_ENTRIES:
+            self._sizes.popitem(last=False)
+
+    async def counted(self) -> None:
+        """Wait until `counters` include what was there before."""
+        while not self.counters.scanned:
+            await self._scanned.wait()
+
+    async def _count(self) -> None:
+        try:
+            count, size = await self.threads.run(self._scan)
+        except OSError:
+            _log.failure("cannot count the files below {root}", root=self.root)
+            return
+        self.counters.count += count
+        self.counters.bytes += size
+        self.counters.scanned = True
+        self._placed_while_scanning.clear()
+        self._scanned.wake()
+
+    # Below: in threads.
+
+    def _prepare(self) -> None:
+        (self.root / "sha256").mkdir(parents=True, exist_ok=True)
+        (self.root / "tmp").mkdir(exist_ok=True)
+        # Whoever was writing these is dead: the store has one owner.
+        for left_over in (self.root / "tmp").iterdir():
+            left_over.unlink()
+
+    def _keep(self, fd: int, temporary: Path, sha256: str) -> bool:
+        final = self.path(sha256)
+        try:
+            try:
+                os.fchmod(fd, 0o444)
+                # The name must never exist before the bytes are durable: a crash in between
+                # would leave an empty or short file under the digest of the whole one.
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._make_durable_folders(final.parent)
+            new = self._place(temporary, final)
+            # Without this a power cut undid the rename (seen on XFS), after the change log
+            # already named the file.
+            sync_folder(final.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return new
+
+    def _place(self, temporary: Path, final: Path) -> bool:
+        with self._placing:
+            if _regular_file_size(final) is not None:
+                return False
+            if not self.counters.scanned:
+                self._placed_while_scanning.add(final.name)
+            temporary.rename(final)
+            return True
+
+    def _make_durable_folders(self, folder: Path) -> None:
+        if folder in self._durable_folders or folder == self.root:
+            return
+        self._make_durable_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+        self._durable_folders.add(folder)
+
+    def _scan(self) -> tuple[int, int]:
+        count = size = 0
+        for folder, _, names in os.walk(self.root / "sha256"):
+            for name in names:
+                # Files placed since `open` are counted by `add`.
+                if name not in self._placed_while_scanning:
+                    count += 1
+                    size += os.lstat(os.path.join(folder, name)).st_size
+        return count, size
+
+
+def _regular_file_size(path: Path) -> int | None:
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None

@@ -1,0 +1,310 @@
+"""One file as an HTTP answer: conditions, ranges, files that are still arriving.
+
+Nothing ends politely that is not right: when a file turns out wrong or short after its headers
+went out, the connection is aborted, so that the client sees a broken body (standards F4).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from attrs import define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.web.http_headers import Headers
+
+from cluster.errors import NotFound, PymirrorError, UpstreamError
+from cluster.files import ranges
+from cluster.files.fetch import Transfer
+from cluster.files.store import FileStore
+from cluster.files.waiting import Broadcast
+from cluster.threads import Runner
+
+CHUNK_BYTES = 256 << 10
+IMMUTABLE = "max-age=31536000, immutable, public"
+T = TypeVar("T")
+_log = Logger()
+
+
+class FileRequest(Protocol):
+    """The part of `twisted.web.server.Request` that is used here."""
+
+    method: bytes
+    uri: bytes
+    requestHeaders: Headers
+    transport: Any
+
+    def setResponseCode(self, code: int, /) -> None:
+        """Set the status."""
+
+    def setHeader(self, name: str, value: str, /) -> None:
+        """Set a header."""
+
+    def write(self, data: bytes, /) -> None:
+        """Send a part of the body."""
+
+    def finish(self) -> None:
+        """End the answer."""
+
+    def registerProducer(self, producer: object, streaming: bool, /) -> None:
+        """Name who is paused when the connection's buffer is full."""
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer."""
+
+    def notifyFinish(self) -> Deferred[None]:
+        """Fires at the answer's end; fails when the client leaves."""
+
+
+@frozen
+class FileFacts:
+    """What the headers say of a file.
+
+    `sha256` is the entity tag, None while unknown; `last_modified` is in seconds since the epoch.
+    """
+
+    sha256: str | None = None
+    last_modified: int | None = None
+    content_type: str = "application/octet-stream"
+    cache_control: str = IMMUTABLE
+
+
+@frozen
+class Plan:
+    """How a request is answered. The body, if any, is the bytes from `start` to `stop`.
+
+    `stop` is None for "to the end", while nobody knows the size.
+    """
+
+    status: int
+    headers: dict[str, str]
+    has_body: bool = False
+    start: int = 0
+    stop: int | None = 0
+
+
+class Content(Protocol):
+    """Bytes on disk, all there (a stored file) or not yet (an `Arrival`)."""
+
+    def open_file(self) -> int:
+        """A descriptor for the caller to close; called in a thread."""
+
+    async def wait_beyond(self, offset: int) -> int:
+        """Wait for more than `offset` bytes or the end; returns how many can be read."""
+
+
+def plan(request: FileRequest, facts: FileFacts, size: int | None) -> Plan:
+    """Decide by method and conditions (RFC 9110 §13.2.2) for a file of `size` bytes, if known."""
+    headers = {"Accept-Ranges": "bytes", "Cache-Control": facts.cache_control}
+    if facts.sha256 is not None:
+        headers["ETag"] = f'"{facts.sha256}"'
+    if facts.last_modified is not None:
+        headers["Last-Modified"] = ranges.http_date(facts.last_modified)
+    if _not_modified(request, facts):
+        return Plan(304, headers)
+    headers |= {"Content-Type": facts.content_type, "X-Content-Type-Options": "nosniff"}
+    try:
+        span = _span(request, facts, size)
+    except ranges.RangeNotSatisfiable:
+        refusal = {"Content-Range": ranges.content_range(None, size or 0), "Content-Length": "0"}
+        return Plan(416, refusal)
+    if span is not None and size is not None:
+        headers["Content-Range"] = ranges.content_range(span, size)
+        headers["Content-Length"] = str(span.length)
+        return Plan(206, headers, True, span.start, span.stop)
+    if size is not None:
+        headers["Content-Length"] = str(size)
+    return Plan(200, headers, request.method != b"HEAD", 0, size)
+
+
+async def send_stored(request: FileRequest, store: FileStore, facts: FileFacts) -> None:
+    """Answer with the stored file `facts.sha256`, and finish the request.
+
+    Raises NotFound, before anything is written, if the store does not have it.
+    """
+    sha256 = facts.sha256 or ""
+    size = await store.size_of(sha256)
+    if size is None:
+        raise NotFound(f"no file {sha256} here")
+    answer = plan(request, facts, size)
+    client = _Client(request)
+    with suppress(_ClientGone):
+        await _send(client, answer, _Stored(store.path(sha256), size), store.threads)
+        store.served((answer.stop or 0) - answer.start if answer.has_body else 0)
+
+
+async def send_transfer(
+    request: FileRequest, transfer: Transfer, threads: Runner, facts: FileFacts
+) -> None:
+    """Answer with a file while it arrives, and finish the request.
+
+    Until the first wanted byte is there, a failing source is replaced by the next one unseen.
+    Raises what `Transfer.done` raises if none is left; nothing has been written then.
+    """
+    client = _Client(request)
+    with suppress(_ClientGone):
+        while True:
+            arrival = await client.unless_gone(transfer.arrival())
+            answer = plan(request, facts, arrival.length)
+            try:
+                return await _send(client, answer, arrival, threads)
+            except UpstreamError:
+                continue
+
+
+async def _send(client: _Client, answer: Plan, content: Content, threads: Runner) -> None:
+    """Send headers and body; raises only while nothing has been written."""
+    if not answer.has_body:
+        client.begin(answer)
+        client.finish()
+        return
+    await client.unless_gone(content.wait_beyond(answer.start))
+    fd = await threads.run(content.open_file)
+    try:
+        client.begin(answer)
+        await _copy(client, answer, content, fd, threads)
+        client.finish()
+    except _ClientGone:
+        raise
+    except PymirrorError as e:
+        client.abort(e)
+    except Exception as e:
+        _log.failure("sending a file failed")
+        client.abort(e)
+    finally:
+        # In a thread: the last close of a dropped file frees its blocks.
+        await threads.run(os.close, fd)
+
+
+async def _copy(client: _Client, answer: Plan, content: Content, fd: int, threads: Runner) -> None:
+    offset = answer.start
+    while answer.stop is None or offset < answer.stop:
+        ready = await client.unless_gone(content.wait_beyond(offset))
+        if ready <= offset:
+            break
+        stop = ready if answer.stop is None else min(ready, answer.stop)
+        data = await threads.run(os.pread, fd, min(CHUNK_BYTES, stop - offset), offset)
+        if not data:
+            raise UpstreamError("the file is shorter on disk than it was")
+        await client.write(data)
+        offset += len(data)
+
+
+@frozen
+class _Stored:
+    path: Path
+    size: int
+
+    def open_file(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    async def wait_beyond(self, offset: int) -> int:
+        return self.size
+
+
+class _ClientGone(Exception):
+    """The client closed its connection: nobody is left to answer."""
+
+
+@define(eq=False)
+class _Client:
+    """The connection that an answer goes to; all waiting ends when the client leaves."""
+
+    _request: FileRequest
+    _gone: bool = False
+    _paused: bool = False
+    _resumed: Broadcast = field(factory=Broadcast)
+    _waiting: Deferred[Any] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self._request.notifyFinish().addErrback(lambda _: self.stopProducing())
+
+    def begin(self, answer: Plan) -> None:
+        """Set status and headers."""
+        self._check()
+        self._request.setResponseCode(answer.status)
+        for name, value in answer.headers.items():
+            self._request.setHeader(name, value)
+        if answer.has_body:
+            self._request.registerProducer(self, True)
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes as soon as the connection takes them."""
+        while self._paused and not self._gone:
+            await self._resumed.wait()
+        self._check()
+        self._request.write(data)
+
+    def finish(self) -> None:
+        """End the answer."""
+        self._check()
+        self._request.unregisterProducer()
+        self._request.finish()
+
+    def abort(self, reason: Exception) -> None:
+        """Break the connection: a client that has seen a length must not believe it got all."""
+        _log.info("breaking off {uri}: {reason}", uri=self._request.uri, reason=reason)
+        if not self._gone:
+            self._request.unregisterProducer()
+            self._request.transport.abortConnection()
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for `work`; raises _ClientGone and cancels it when the client leaves first."""
+        if self._gone:
+            work.close()
+        self._check()
+        waiting: Deferred[T] = Deferred.fromCoroutine(work)
+        self._waiting = waiting
+        try:
+            return await waiting
+        except CancelledError:
+            self._check()
+            raise
+        finally:
+            self._waiting = None
+
+    def pauseProducing(self) -> None:
+        """The connection's buffer is full."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """The connection's buffer is empty."""
+        self._paused = False
+        self._resumed.wake()
+
+    def stopProducing(self) -> None:
+        """The client is gone."""
+        self._gone = True
+        self._resumed.wake()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _check(self) -> None:
+        if self._gone:
+            raise _ClientGone
+
+
+def _not_modified(request: FileRequest, facts: FileFacts) -> bool:
+    tags = _header(request, "If-None-Match")
+    if tags is not None:
+        return ranges.if_none_match(tags, facts.sha256)
+    return ranges.not_modified_since(_header(request, "If-Modified-Since"), facts.last_modified)
+
+
+def _span(request: FileRequest, facts: FileFacts, size: int | None) -> ranges.Span | None:
+    # Range is defined for GET alone (RFC 9110 §14.2).
+    if request.method != b"GET" or size is None:
+        return None
+    condition = _header(request, "If-Range")
+    if not ranges.if_range_matches(condition, facts.sha256, facts.last_modified):
+        return None
+    return ranges.parse_range(_header(request, "Range"), size)
+
+
+def _header(request: FileRequest, name: str) -> str | None:
+    values = request.requestHeaders.getRawHeaders(name)
+    return ",".join(values) if values else None

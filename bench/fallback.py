@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from bench.load import _SUMMARY
+from bench.load import SUMMARY
 from bench.results import percentile
 
 
@@ -72,4 +72,4 @@ async def _run(job: dict[str, Any]) -> dict[str, float]:
 
 if __name__ == "__main__":
     figures = asyncio.run(_run(json.loads(Path(sys.argv[1]).read_text())))
-    sys.stdout.write(f"{_SUMMARY}{json.dumps(figures)}\n")
+    sys.stdout.write(f"{SUMMARY}{json.dumps(figures)}\n")

@@ -15,7 +15,7 @@ from attrs import frozen
 from bench.client import Address, BenchError
 
 WRK_HINT = "wrk is not installed (Debian: apt-get install wrk): a slower generator is used"
-_SUMMARY = "bench-summary "
+SUMMARY = "bench-summary "
 _SCRIPT = """\
 local requests = {
 %s
@@ -77,9 +77,9 @@ def run_load(
 def _run_wrk(
     address: Address, requests: Sequence[bytes], connections: int, seconds: float
 ) -> LoadResult:
-    table = "\n".join(f"   {_lua_string(request)}," for request in requests)
+    table = "\n".join(f"   {lua_string(request)}," for request in requests)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_SCRIPT % (table, _SUMMARY))
+        script.write(_SCRIPT % (table, SUMMARY))
         script.flush()
         # wrk takes whole seconds; a page of seconds (devpi, 2,000 files) is late, not an error.
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
@@ -115,12 +115,12 @@ def _summary(command: list[str], seconds: float) -> LoadResult:
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{command[0]} did not end") from error
     for line in done.stdout.splitlines():
-        if line.startswith(_SUMMARY):
-            return LoadResult(**json.loads(line.removeprefix(_SUMMARY)))
+        if line.startswith(SUMMARY):
+            return LoadResult(**json.loads(line.removeprefix(SUMMARY)))
     raise BenchError(f"{command[0]} failed: {(done.stderr or done.stdout)[-500:]}")
 
 
-def _lua_string(text: bytes) -> str:
+def lua_string(text: bytes) -> str:
     """A Lua string literal; every byte that is not plain is written by its number."""
     plain = (chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:03}" for b in text)
     return '"' + "".join(plain) + '"'

@@ -12,7 +12,7 @@ from packaging.utils import parse_sdist_filename, parse_wheel_filename
 
 from bench.client import Address, upload_body
 from bench.data import big_filenames, project_files, project_names, sized_files
-from bench.load import _lua_string, raw_get
+from bench.load import lua_string, raw_get
 from bench.report import goals, reference_of
 from bench.results import Results, percentile
 
@@ -114,4 +114,4 @@ def test_requests_survive_the_load_script() -> None:
     """Every byte of a request reaches the generator's script in a form that Lua reads back."""
     request = raw_get(Address(80), "/p/", {"If-None-Match": '"a\\b"'})
     assert request.endswith(b'If-None-Match: "a\\b"\r\n\r\n')
-    assert _lua_string(b'"\\\r\n~') == '"\\034\\092\\013\\010~"'
+    assert lua_string(b'"\\\r\n~') == '"\\034\\092\\013\\010~"'

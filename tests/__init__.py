@@ -1,0 +1,1 @@
+"""Tests of pymirror; `builders`, `upstream_server` and `processes` are what they stand on."""

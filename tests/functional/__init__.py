@@ -1,0 +1,1 @@
+"""Real processes on real ports: what a cluster promises to pip, uv and twine."""

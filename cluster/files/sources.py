@@ -143,6 +143,9 @@ class HttpSource:
         url = self._url_of(wanted)
         if url is None:
             return None
+        if "@" in urlsplit(url).netloc:
+            # The agent would refuse it, with the password in its message.
+            raise SourceError(f"{_host(url)}: credentials belong in a header, not in the URL")
         # An encoded body would have another length and another digest than the file.
         headers = Headers({"Accept-Encoding": ["identity"]})
         for name, value in self._headers.items():

@@ -51,6 +51,12 @@ class Conflict(PymirrorError):
     status = 409
 
 
+class Gone(PymirrorError):
+    """What this API once had and does not offer."""
+
+    status = 410
+
+
 class TooLarge(PymirrorError):
     """A body exceeds its bound."""
 

@@ -12,11 +12,11 @@ import time
 
 from twisted.python import runtime
 
-runtime.seconds = time.monotonic  # type: ignore[attr-defined]
+runtime.seconds = time.monotonic
 
 if "twisted.internet.base" in sys.modules:
     # Something imported the reactor's base before us and holds the old function. No timed
     # call can be pending yet: both commands get here while their options are being parsed.
     from twisted.internet.base import ReactorBase
 
-    ReactorBase.seconds = staticmethod(time.monotonic)  # type: ignore[assignment]
+    ReactorBase.seconds = staticmethod(time.monotonic)

@@ -15,6 +15,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import OK, PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from cluster.agent import Requester, Response
 from cluster.errors import InvalidRequest, UpstreamError
 from cluster.files.sink import HASH_NAMES, Pausable
 from cluster.model import SHA256
@@ -100,23 +101,6 @@ class Source(Protocol):
 
     async def open(self, wanted: Wanted) -> SourceBody | None:
         """Ask for the file; None if this source cannot have it. Raises SourceError."""
-
-
-class Response(Protocol):
-    """The part of IResponse that is used here."""
-
-    code: int
-    length: object
-
-    def deliverBody(self, protocol: WireProtocol, /) -> None:
-        """Connect the body to `protocol`."""
-
-
-class Requester(Protocol):
-    """The part of IAgent that is used here."""
-
-    def request(self, method: bytes, uri: bytes, headers: Headers, /) -> Deferred[Response]:
-        """Send a request without a body."""
 
 
 class Connection(Pausable, Protocol):

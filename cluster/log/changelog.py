@@ -99,14 +99,16 @@ def frontier(connection: Connection, at: int | None = None) -> Frontier:
     return frontier_at(wanted, lambda level, number: tile(connection, level, number))
 
 
-def read_raw(connection: Connection, after: int, max_bytes: int, max_entries: int) -> list[bytes]:
-    """Entries behind serial `after`, at least one if there is one.
+def read_raw(
+    connection: Connection, after: int, max_bytes: int, max_entries: int, until: int | None = None
+) -> list[bytes]:
+    """Entries behind serial `after` (and up to `until`), at least one if there is one.
 
     Stops before the limits, but never inside a group of parts: readers see all of it or none.
     """
-    statement = (
-        select(log.c.entry).where(log.c.serial > after).order_by(log.c.serial)
-    )  # fmt: skip
+    statement = select(log.c.entry).where(log.c.serial > after).order_by(log.c.serial)
+    if until is not None:
+        statement = statement.where(log.c.serial <= until)
     page: list[bytes] = []
     used = 0
     whole = 0

@@ -7,7 +7,7 @@ went out, the connection is aborted, so that the client sees a broken body (stan
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -135,6 +135,17 @@ async def send_stored(request: FileRequest, store: FileStore, facts: FileFacts) 
     with suppress(_ClientGone):
         await _send(client, answer, _Stored(store.path(sha256), size), store.threads)
         store.served((answer.stop or 0) - answer.start if answer.has_body else 0)
+
+
+async def send_file_at(
+    request: FileRequest, path: Path, size: int, headers: Mapping[str, str], threads: Runner
+) -> None:
+    """Answer 200 with the whole file at `path`, streamed from disk, and finish the request."""
+    complete = {**headers, "Content-Length": str(size)}
+    answer = Plan(200, complete, request.method != b"HEAD", 0, size)
+    client = _Client(request)
+    with suppress(_ClientGone):
+        await _send(client, answer, _Stored(path, size), threads)
 
 
 async def send_transfer(

@@ -1,0 +1,43 @@
+"""Proof that a request comes from a node of this cluster."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from attrs import define
+
+from cluster.protocol import node_token, verify_node_token
+
+SECRET_BYTES = 32
+
+
+def make_secret() -> bytes:
+    """A new shared secret, as its file holds it."""
+    return secrets.token_hex(SECRET_BYTES).encode() + b"\n"
+
+
+@define
+class NodeSecret:
+    """The secret that the nodes of a cluster share, and the wall clock its tokens expire by.
+
+    `offset_seconds` is how far the primary's clock is ahead of ours, learned from its answers:
+    a node with a wrong clock must still be able to join.
+    """
+
+    _secret: bytes
+    _now: Callable[[], float]
+    offset_seconds: float = 0.0
+
+    @property
+    def secret(self) -> bytes:
+        """The secret without white space around it."""
+        return self._secret.strip()
+
+    def token(self, node: str) -> str:
+        """A token for a request by `node` (a uuid)."""
+        return node_token(self.secret, node, self._now() + self.offset_seconds)
+
+    def verify(self, token: str) -> str:
+        """The uuid of the node that sent a token; raises AuthenticationRequired."""
+        return verify_node_token(self.secret, token, self._now())

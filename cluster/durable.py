@@ -1,0 +1,70 @@
+"""Small files that must survive a power cut: keys, secrets, uuids. Blocking, all of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file whole or not at all.
+
+    Order: the bytes are fsynced before the rename makes them visible, and the folder is fsynced
+    after it, for a rename without that can be undone by a power cut.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
+    """A file's bytes; made and written durably when it does not exist yet."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = make()
+        write_durably(path, data)
+        return data
+
+
+class SecretBlobs:
+    """Node-only blobs (password hashes), named by sha256, readable by this user alone.
+
+    Log entries name them; they never leave for anybody but authenticated nodes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, data: bytes) -> str:
+        """Store a blob durably and return its name; call before the entry that names it."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = sha256(data).hexdigest()
+        write_durably(self._folder / name, data)
+        return name
+
+    def get(self, name: str) -> bytes:
+        """A blob's bytes; raises FileNotFoundError."""
+        return (self._folder / name).read_bytes()

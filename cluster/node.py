@@ -1,0 +1,257 @@
+"""The parts that both kinds of node are put together from, and their life as a service."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import uuid4
+
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from cluster.agent import Requester, make_agent
+from cluster.auth.nodes import NodeSecret
+from cluster.auth.passwords import PasswordChecker
+from cluster.durable import SecretBlobs, read_or_make
+from cluster.errors import PymirrorError
+from cluster.files.fetch import Fetcher
+from cluster.files.sources import Wanted
+from cluster.files.store import FileStore
+from cluster.log import changelog
+from cluster.log.merkle import Frontier
+from cluster.options import NodeSettings
+from cluster.simple.cache import PageCache
+from cluster.simple.listing import ListPages
+from cluster.state import freshness, queries, schema
+from cluster.state.database import Database, open_engine
+from cluster.state.position import Head, Position
+from cluster.threads import Threads
+from cluster.upstream.client import UpstreamClient
+from cluster.upstream.health import UpstreamHealth
+from cluster.upstream.ondemand import OnDemand, Refresher
+from cluster.web.files import Files, Learned, Sources
+from cluster.web.identity import Identity
+from cluster.web.log import LogPages
+from cluster.web.request import NodeHandlers, NodeSite
+from cluster.web.simple import SimplePages
+from cluster.web.status import FileFailures, LogIdentity, StatusDocument
+from cluster.web.unlogged import UnloggedFiles
+
+PAGE_CACHE_BYTES = 32 << 20
+SHUTDOWN_SECONDS = 30.0
+
+
+@define
+class Pools:
+    """The threads of a node, by what they may be kept busy with."""
+
+    writer: Threads
+    readers: Threads
+    local: Threads
+    files: Threads
+    heavy: Threads
+
+    @classmethod
+    def make(cls, reactor: Any) -> Pools:
+        """Small pools: this is Python, and more threads would only take turns."""
+        return cls(
+            writer=Threads(reactor, 1, "writer"),
+            readers=Threads(reactor, 4, "readers"),
+            local=Threads(reactor, 1, "local"),
+            files=Threads(reactor, 8, "files"),
+            heavy=Threads(reactor, 2, "heavy"),
+        )
+
+    def all(self) -> list[Threads]:
+        """Every pool."""
+        return [self.writer, self.readers, self.local, self.files, self.heavy]
+
+
+@define
+class Parts:
+    """What a node is made of before its role is known. Made by `open_parts`; blocking."""
+
+    reactor: Any
+    settings: NodeSettings
+    uuid: str
+    pools: Pools
+    secret: NodeSecret
+    database: Database
+    local: Database
+    frontier: Frontier
+    position: Position
+    store: FileStore
+    fetcher: Fetcher
+    failures: FileFailures
+    health: UpstreamHealth
+    agent: Requester
+    client: UpstreamClient
+    cache: PageCache
+    lists: ListPages
+    identity: Identity
+    blobs: SecretBlobs
+    unlogged: UnloggedFiles
+    started_at: float
+
+    def simple_pages(self, refresher: Refresher) -> tuple[SimplePages, OnDemand]:
+        """The simple API, whose mirrors are refreshed by `refresher`."""
+        mirror = OnDemand(refresher, self.local, self.reactor, time.time)
+        pages = SimplePages(
+            self.database, self.position, self.reactor, time.time,
+            self.cache, self.lists, mirror, self.unlogged,
+        )  # fmt: skip
+        return pages, mirror
+
+    def files(self, sources: Sources, learned: Learned | None) -> Files:
+        """Files, fetched from `sources` when they are not in the store."""
+        return Files(
+            self.database, self.store, self.fetcher, sources, self.unlogged, learned
+        )  # fmt: skip
+
+    def log_pages(self, checkpoint: Callable[[], bytes | None]) -> LogPages:
+        """The log's checkpoint and tiles."""
+        return LogPages(self.database, checkpoint)
+
+    def status(
+        self,
+        role: str,
+        identity: Callable[[], LogIdentity | None],
+        ready: Callable[[], str | None],
+        more: Callable[[], Mapping[str, Any]],
+    ) -> StatusDocument:
+        """The status document with the parts that this role adds."""
+        return StatusDocument(
+            role=role, uuid=self.uuid, outside_url=self.settings.outside_url,
+            position=self.position, identity=identity, store=self.store, pages=self.cache,
+            upstreams=self.health, failures=self.failures, ready=ready, more=more,
+            started_at=self.started_at, now=time.time,
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Stop what runs in the background, then the threads, then the databases."""
+        await self.fetcher.stop()
+        for pool in self.pools.all():
+            pool.stop()
+        self.database.engine.dispose()
+        self.local.engine.dispose()
+
+
+def open_parts(reactor: Any, settings: NodeSettings, make_secret: Callable[[], bytes]) -> Parts:
+    """Open the state directory and make what every node needs; nothing is served yet."""
+    state_dir = settings.state_dir
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for scratch in ("scratch", "lists"):  # of a process that is gone
+        shutil.rmtree(state_dir / scratch, ignore_errors=True)
+        (state_dir / scratch).mkdir()
+    pools = Pools.make(reactor)
+    engine = open_engine(state_dir / "log.sqlite", changelog.metadata, schema.metadata)
+    local_engine = open_engine(state_dir / "local.sqlite", freshness.metadata, durable=False)
+    database = Database(engine, pools.writer, pools.readers)
+    local = Database(local_engine, pools.local, pools.local)
+    frontier, head = _head(database)
+    position = Position(reactor, head)
+    failures, health = FileFailures(time.time, []), UpstreamHealth(time.time)
+    store = FileStore(state_dir / "files", pools.files)
+    agent = make_agent(reactor)
+    cache = PageCache(PAGE_CACHE_BYTES)
+    lists = ListPages(database, reactor, state_dir / "lists", lambda: position.serial)
+    position.listen(cache.changed)
+    position.listen(lists.changed)
+    secret = NodeSecret(read_or_make(settings.secret_file, make_secret), time.time)
+    blobs = SecretBlobs(state_dir / "secrets")
+    uuid = read_or_make(state_dir / "uuid", lambda: str(uuid4()).encode()).decode().strip()
+
+    def failed(source: str, wanted: Wanted, reason: str) -> None:
+        failures.failed(source, wanted.filename, reason)
+
+    return Parts(
+        reactor=reactor, settings=settings, uuid=uuid, pools=pools, secret=secret,
+        database=database, local=local, frontier=frontier, position=position, store=store,
+        fetcher=Fetcher(store, reactor, failed), failures=failures, health=health, agent=agent,
+        client=UpstreamClient(agent, reactor), cache=cache, lists=lists,
+        identity=Identity(database, PasswordChecker(pools.heavy, reactor), blobs, secret),
+        blobs=blobs, unlogged=UnloggedFiles(), started_at=time.time(),
+    )  # fmt: skip
+
+
+def _head(database: Database) -> tuple[Frontier, Head]:
+    with database.engine.begin() as connection:
+        frontier = changelog.frontier(connection)
+        epoch = queries.epoch(connection)
+        time_of_head = queries.head_time(connection)
+    return frontier, Head(frontier.size, epoch.epoch if epoch else 0, frontier.root, time_of_head)
+
+
+@define(eq=False)
+class NodeService(Service):
+    """A node's life: open, listen; at the end stop listening, finish what is in flight, close.
+
+    `open` makes the parts, `compose` the handlers; `closing` is what the role ends beside them.
+    """
+
+    _log = Logger()
+
+    reactor: Any
+    settings: NodeSettings
+    compose: Callable[[Any], Any]
+    _parts: Parts | None = None
+    _site: NodeSite | None = None
+    _ports: list[Any] = field(factory=list)
+    _role: Any = None
+
+    def startService(self) -> None:
+        """Begin; a node that cannot start says why and ends the process with status 1."""
+        super().startService()
+        Deferred.fromCoroutine(self._start()).addErrback(self._give_up)
+
+    async def _start(self) -> None:
+        self._role = self.compose(self.reactor)
+        self._parts = parts = self._role.parts
+        for pool in parts.pools.all():
+            pool.start()
+        await parts.store.open()
+        web: NodeHandlers = await self._role.start()
+        self._site = NodeSite(web.app.resource(), web)  # type: ignore[attr-defined]
+        for endpoint in self.settings.listen:
+            port = await serverFromString(self.reactor, endpoint).listen(self._site)
+            self._ports.append(port)
+            self._log.info("{role} listens on {port}", role=self._role.name, port=port.getHost())
+
+    def _give_up(self, failure: Failure) -> None:
+        if failure.check(PymirrorError, OSError):
+            message = str(failure.value)
+        else:
+            self._log.failure("the node cannot start", failure)
+            message = repr(failure.value)
+        sys.stderr.write(f"pymirror cannot start: {message}\n")
+        self.reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+        self.reactor.callWhenRunning(self.reactor.stop)
+
+    def stopService(self) -> Deferred[None]:
+        """End in order; what is in flight gets up to SHUTDOWN_SECONDS."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await DeferredList([port.stopListening() for port in self._ports])
+        if self._role is not None:
+            self._role.stop_waiting()
+        if self._site is not None:
+            idle = Deferred.fromCoroutine(self._site.idle())
+            timer = self.reactor.callLater(SHUTDOWN_SECONDS, idle.cancel)
+            idle.addErrback(lambda _: None)
+            await idle
+            if timer.active():
+                timer.cancel()
+        if self._role is not None:
+            await self._role.stop()
+        if self._parts is not None:
+            await self._parts.close()

@@ -1,0 +1,97 @@
+"""What nodes say to each other: the only definition; both ends use it. See docs/protocol.md."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from attrs import frozen
+
+from cluster.errors import AuthenticationRequired, LogError
+
+API_VERSION: Final = 1
+
+SERIAL_HEADER: Final = "X-Pymirror-Serial"
+NODE_HEADER: Final = "X-Pymirror-Node"
+REPLICA_HEADER: Final = "X-Pymirror-Replica"
+CLIENT_HEADER: Final = "X-Pymirror-Client"
+SOURCE_HEADER: Final = "X-Pymirror-Source"
+AGE_HEADER: Final = "X-Pymirror-Upstream-Age"
+
+IDENTITY_PATH: Final = "/+log/identity"
+CHECKPOINT_PATH: Final = "/+log/checkpoint"
+TAIL_PATH: Final = "/+log/tail"
+TILE_PATH: Final = "/+log/tile"
+REFRESH_PATH: Final = "/+node/refresh"
+
+TAIL_TYPE: Final = "application/x-pymirror-log"
+TAIL_PAGE_BYTES: Final = 1 << 20
+TAIL_PAGE_ENTRIES: Final = 1_000
+# A page never ends inside a group, and a group has at most 256 parts of 64 KiB.
+TAIL_PAGE_LIMIT: Final = 24 << 20
+
+# In this order, each shorter than the next, so that nobody gives up on an honest answer.
+POLL_WAIT_SECONDS: Final = 25.0
+POLL_TIMEOUT_SECONDS: Final = 40.0
+FRONT_TIMEOUT_SECONDS: Final = 60.0
+
+TOKEN_LIFE_SECONDS: Final = 300
+
+
+@frozen
+class TailPage:
+    """A bounded piece of the log and a signed checkpoint for exactly its last entry."""
+
+    entries: Sequence[bytes]
+    checkpoint: bytes
+
+
+def encode_tail(page: TailPage) -> bytes:
+    """Entries as JSON lines, an empty line, the signed note."""
+    return b"".join(entry + b"\n" for entry in page.entries) + b"\n" + page.checkpoint
+
+
+def decode_tail(body: bytes) -> TailPage:
+    """The reverse of encode_tail; raises LogError. Entries are not looked into."""
+    if body.startswith(b"\n"):
+        return TailPage((), body[1:])
+    lines, empty, checkpoint = body.partition(b"\n\n")
+    if not empty:
+        raise LogError("a page of the log has no end")
+    return TailPage(lines.split(b"\n"), checkpoint)
+
+
+def node_token(secret: bytes, node: str, now: float) -> str:
+    """A short-lived proof that a request comes from a node that holds the shared secret."""
+    message = f"{node}.{int(now)}"
+    return f"{message}.{_mac(secret, 'node', message)}"
+
+
+def verify_node_token(secret: bytes, token: str, now: float) -> str:
+    """The uuid of the node that made a token; raises AuthenticationRequired."""
+    message, _, mac = token.rpartition(".")
+    node, _, issued = message.rpartition(".")
+    if not hmac.compare_digest(mac.encode(), _mac(secret, "node", message).encode()):
+        raise AuthenticationRequired("the node's token is not made with this cluster's secret")
+    if not issued.isdigit() or abs(now - int(issued)) > TOKEN_LIFE_SECONDS:
+        raise AuthenticationRequired("the node's token has expired: are the clocks apart?")
+    return node
+
+
+def identity_proof(secret: bytes, nonce: str, log: str, key: str) -> str:
+    """A primary's answer to a joining node's nonce: it holds the secret, and this is its log."""
+    return _mac(secret, "identity", f"{nonce}\n{log}\n{key}")
+
+
+def _mac(secret: bytes, purpose: str, message: str) -> str:
+    # The purpose keeps a proof made for one use from serving another.
+    digest = hmac.new(secret, f"pymirror {purpose}\n{message}".encode(), sha256).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def log_origin(log: str) -> str:
+    """The origin line of a log's checkpoints, also the name of its key."""
+    return f"pymirror/{log}"

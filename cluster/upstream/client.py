@@ -1,0 +1,279 @@
+"""Fetches pages of an upstream's simple API: conditional, bounded, with a deadline."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+
+from cluster.agent import Requester, Response
+from cluster.clock import Clock
+from cluster.errors import UpstreamError
+from cluster.model import MirrorIndex
+from cluster.names import NormalizedName
+from cluster.state.freshness import Freshness
+from cluster.version import __version__
+
+USER_AGENT = f"pymirror/{__version__}"
+T = TypeVar("T")
+
+MAX_PAGE_BYTES = 64 << 20
+MAX_LIST_BYTES = 512 << 20
+PAGE_SECONDS = 30.0
+LIST_SECONDS = 300.0
+ACCEPT = (
+    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, "
+    "text/html;q=0.1"
+)  # fmt: skip
+
+
+@frozen
+class Page:
+    """A page that an upstream sent, decoded; `url` is where it was asked for."""
+
+    url: str
+    body: bytes
+    content_type: str
+    etag: str | None
+    last_modified: str | None
+    serial: int | None
+
+
+@frozen
+class NotModified:
+    """The upstream says that what we have is current (304)."""
+
+
+@frozen
+class Absent:
+    """The upstream says that there is no such project (404, 410)."""
+
+
+class Sink(Protocol):
+    """Takes decoded bytes as they come."""
+
+    def write(self, data: bytes) -> object:
+        """Take bytes; raising ends the transfer."""
+
+
+@define
+class UpstreamClient:
+    """Asks upstreams for pages over an agent that follows redirects and verifies TLS."""
+
+    _agent: Requester
+    _clock: Clock
+
+    async def project(
+        self, index: MirrorIndex, project: NormalizedName, known: Freshness | None
+    ) -> Page | NotModified | Absent:
+        """Fetch a project's page, conditionally if `known` is about the same URL.
+
+        Raises UpstreamError for any answer but 200, 304, 404 and 410: only those say something
+        about the project (standards C6).
+        """
+        url, _ = split_credentials(f"{index.mirror_url.rstrip('/')}/{quote(project)}/")
+        body = _Collected()
+        answer = await self._fetch(index, url, known, body, MAX_PAGE_BYTES, PAGE_SECONDS)
+        if not isinstance(answer, Page):
+            return answer
+        return Page(
+            answer.url, bytes(body.data), answer.content_type,
+            answer.etag, answer.last_modified, answer.serial,
+        )  # fmt: skip
+
+    async def names(
+        self, index: MirrorIndex, known: Freshness | None, sink: Sink
+    ) -> Page | NotModified | Absent:
+        """Stream the upstream's project list into a sink; the page returned has no body."""
+        url, _ = split_credentials(f"{index.mirror_url.rstrip('/')}/")
+        return await self._fetch(index, url, known, sink, MAX_LIST_BYTES, LIST_SECONDS)
+
+    async def _fetch(
+        self,
+        index: MirrorIndex,
+        url: str,
+        known: Freshness | None,
+        sink: Sink,
+        limit_bytes: int,
+        seconds: float,
+    ) -> Page | NotModified | Absent:
+        headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip", **authorization(index.mirror_url)}
+        conditional = known is not None and known.url == url
+        if conditional and known is not None and known.etag:
+            headers["If-None-Match"] = known.etag
+        elif conditional and known is not None and known.last_modified:
+            headers["If-Modified-Since"] = known.last_modified
+        work = Deferred.fromCoroutine(self._answer(url, headers, sink, limit_bytes))
+        try:
+            answer = await bounded(work, seconds, self._clock)
+        except UpstreamError:
+            raise
+        except Exception as error:
+            raise UpstreamError(f"{url}: {explain(error)}") from error
+        if isinstance(answer, NotModified) and not conditional:
+            raise UpstreamError(f"{url} answered 304 to an unconditional request")
+        return answer
+
+    async def _answer(
+        self, url: str, headers: Mapping[str, str], sink: Sink, limit_bytes: int
+    ) -> Page | NotModified | Absent:
+        response = await request(self._agent, "GET", url, headers)
+        if response.code != 200:
+            drop(response)
+            if response.code == 304:
+                return NotModified()
+            if response.code in (404, 410):
+                return Absent()
+            raise UpstreamError(f"{url} answered {response.code}")
+        decoder = _decoder(first(response, "Content-Encoding"), url)
+        done: Deferred[None] = Deferred()
+        response.deliverBody(_Reader(sink, decoder, limit_bytes, done))
+        await done
+        serial = first(response, "X-PyPI-Last-Serial") or ""
+        return Page(
+            url, b"", first(response, "Content-Type") or "",
+            first(response, "ETag"), first(response, "Last-Modified"),
+            int(serial) if serial.isdigit() and len(serial) < 19 else None,
+        )  # fmt: skip
+
+
+def split_credentials(url: str) -> tuple[str, str | None]:
+    """A URL without its ``user:password@``, and that part."""
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=host)), userinfo if at else None
+
+
+def authorization(mirror_url: str) -> dict[str, str]:
+    """The Basic credentials that a mirror URL carries, as a header (RFC 7617)."""
+    _, userinfo = split_credentials(mirror_url)
+    if userinfo is None:
+        return {}
+    return {"Authorization": "Basic " + base64.b64encode(unquote(userinfo).encode()).decode()}
+
+
+async def request(
+    agent: Requester, method: str, url: str, headers: Mapping[str, str], body: Any = None
+) -> Response:
+    """Send a request with our User-Agent; returns when the response's headers are here."""
+    raw = Headers({"User-Agent": [USER_AGENT], **{k: [v] for k, v in headers.items()}})
+    return await agent.request(method.encode(), url.encode("ascii"), raw, body)
+
+
+def first(response: Response, header: str) -> str | None:
+    """A response header's first value."""
+    values = response.headers.getRawHeaders(header)
+    return values[0] if values else None
+
+
+def drop(response: Response) -> None:
+    """Close the connection of a response whose body nobody wants."""
+    response.deliverBody(_Dropped())
+
+
+async def bounded(work: Deferred[T], seconds: float, clock: Clock) -> T:
+    """Wait for `work` at most so long, then cancel it; raises what it raises."""
+    timer = clock.callLater(seconds, work.cancel)
+    try:
+        return await work
+    finally:
+        if timer.active():
+            timer.cancel()
+
+
+def explain(error: BaseException) -> str:
+    """A short reason for people: Twisted wraps the cause of a broken request in lists."""
+    reasons = getattr(error, "reasons", None)
+    if reasons:
+        return explain(reasons[0].value)
+    text = str(error).strip().splitlines()
+    name = type(error).__name__
+    if name in ("CancelledError", "ResponseNeverReceived"):
+        return "no whole answer in time"
+    return f"{name}: {text[0]}" if text else name
+
+
+@define
+class _Collected:
+    data: bytearray = field(factory=bytearray)
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+
+Decode = Callable[[bytes, int], bytes]
+
+
+def _decoder(encoding: str | None, url: str) -> Decode | None:
+    if encoding in (None, "", "identity"):
+        return None
+    if encoding not in ("gzip", "x-gzip"):
+        raise UpstreamError(f"{url} answered in an encoding we did not ask for: {encoding}")
+    unzip = zlib.decompressobj(wbits=31)
+
+    def decode(data: bytes, most: int) -> bytes:
+        decoded = unzip.decompress(data, most)
+        if unzip.unconsumed_tail:
+            raise UpstreamError(f"{url}: the compressed page is too large")
+        return decoded
+
+    return decode
+
+
+class _Reader(TwistedProtocol):
+    """Decodes a response's body into a sink; breaks off when it exceeds its bound."""
+
+    def __init__(
+        self, sink: Sink, decode: Decode | None, limit_bytes: int, done: Deferred[None]
+    ) -> None:
+        self._sink, self._decode, self._left, self._done = sink, decode, limit_bytes, done
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._done.called:
+            return
+        try:
+            decoded = self._decode(data, self._left + 1) if self._decode else data
+            self._left -= len(decoded)
+            if self._left < 0:
+                raise UpstreamError("the page is too large")
+            self._sink.write(decoded)
+        except Exception:
+            self._done.errback(Failure())
+            self._abort()
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        if self._done.called:
+            return
+        # Without a Content-Length the end of the connection is the end of the page (RFC 9112
+        # §6.3); a page that lost its end fails to parse, or lacks files until the next check.
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self._done.callback(None)
+        else:
+            self._done.errback(reason)
+
+    def _abort(self) -> None:
+        abort = getattr(self.transport, "abortConnection", None) or getattr(
+            self.transport, "loseConnection", None
+        )
+        if abort is not None:
+            abort()
+
+
+class _Dropped(TwistedProtocol):
+    def connectionMade(self) -> None:
+        close = getattr(self.transport, "abortConnection", None) or getattr(
+            self.transport, "loseConnection", None
+        )
+        if close is not None:
+            close()

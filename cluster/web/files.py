@@ -1,0 +1,138 @@
+"""Distribution files and their metadata: /<user>/<index>/+f/… and +e/… (standards F, M)."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from attrs import define, evolve
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from cluster.errors import NotFound, UpstreamError
+from cluster.files.fetch import Fetcher, Transfer
+from cluster.files.sources import Source, Wanted
+from cluster.files.store import FileStore
+from cluster.model import DistributionFile
+from cluster.names import IndexName
+from cluster.state import queries
+from cluster.state.database import Database
+from cluster.state.queries import LocatedFile
+from cluster.web.filebody import FileFacts, send_stored, send_transfer
+from cluster.web.request import NodeRequest
+from cluster.web.unlogged import UnloggedFiles
+
+METADATA_SUFFIX = ".metadata"
+
+
+class Sources(Protocol):
+    """Who may have a file, in the order in which to ask."""
+
+    def __call__(self, located: LocatedFile, path: str) -> Sequence[Source]:
+        """`path` is where a node serves the file."""
+
+
+Learned = Callable[[LocatedFile, str, int], Awaitable[None]]
+
+
+@define
+class Files:
+    """Serves files from the store, else while they arrive from a source.
+
+    `learned` is told the sha256 and size of a file that upstream gave no hash for.
+    """
+
+    _log = Logger()
+
+    _database: Database
+    _store: FileStore
+    _fetcher: Fetcher
+    _sources: Sources
+    _unlogged: UnloggedFiles
+    _learned: Learned | None
+
+    async def serve(
+        self, request: NodeRequest, index: IndexName, kind: str, link: str, filename: str
+    ) -> None:
+        """Answer with a file or its metadata; raises NotFound, UpstreamError."""
+        wants_metadata = filename.endswith(METADATA_SUFFIX)
+        name = filename.removesuffix(METADATA_SUFFIX)
+        located = await self._locate(index, kind, link, name)
+        if wants_metadata:
+            located = evolve(located, file=_metadata_of(located.file))
+        sha256, content_type = located.file.sha256, _content_type(filename)
+        facts = FileFacts(sha256, _epoch(located.file.upload_time), content_type)
+        if sha256 is not None and await self._store.size_of(sha256) is not None:
+            await send_stored(request, self._store, facts)
+            return
+        path = request.path.decode("ascii")
+        transfer = self.fetch(located, path)
+        if sha256 is None:
+            # Nobody may cache for ever what nobody has verified.
+            facts = evolve(facts, cache_control="max-age=60")
+        await send_transfer(request, transfer, self._store.threads, facts)
+
+    async def _locate(self, index: IndexName, kind: str, link: str, name: str) -> LocatedFile:
+        def locate(connection: Connection) -> LocatedFile:
+            start = queries.index_or_404(connection, index)
+            return queries.file_by_link(connection, start, kind, link, name)
+
+        try:
+            return await self._database.read(locate)
+        except NotFound:
+            remembered = self._unlogged.get(link, name)
+            if remembered is None:
+                raise
+            return remembered
+
+    def fetch(self, located: LocatedFile, path: str) -> Transfer:
+        """Fetch a file into the store, or join the fetch that is under way."""
+        file = located.file
+        wanted = Wanted(file.filename, file.sha256, file.size, dict(file.hashes), file.url)
+        transfer = self._fetcher.start(wanted, self._sources(located, path))
+        if file.sha256 is None and self._learned is not None:
+            Deferred.fromCoroutine(self._learn(located, transfer))
+        return transfer
+
+    async def _learn(self, located: LocatedFile, transfer: Transfer) -> None:
+        assert self._learned is not None  # noqa: S101
+        try:
+            digests = await transfer.done()
+            await self._learned(located, digests.sha256, digests.size)
+        except (UpstreamError, NotFound):
+            return  # whoever asked for the file is told; there is nothing to learn
+        except Exception:
+            self._log.failure("{file}: its digest is not logged", file=located.file.filename)
+
+
+def _metadata_of(file: DistributionFile) -> DistributionFile:
+    """The file's METADATA as a file of its own: same place plus ``.metadata`` (PEP 658)."""
+    if file.core_metadata is None:
+        raise NotFound(f"no metadata of {file.filename} is known")
+    return DistributionFile(
+        file.filename + METADATA_SUFFIX,
+        hashes={"sha256": file.core_metadata},
+        url=None if file.url is None else file.url + METADATA_SUFFIX,
+        upload_time=file.upload_time,
+    )
+
+
+def _content_type(filename: str) -> str:
+    if filename.endswith(METADATA_SUFFIX):
+        return "text/plain; charset=utf-8"
+    guessed, encoding = mimetypes.guess_type(filename, strict=False)
+    # Never text/html or the like: what people upload must not run in a browser (T9).
+    known = guessed in ("application/zip", "application/x-tar") and encoding is None
+    return guessed if known and guessed else "application/octet-stream"
+
+
+def _epoch(upload_time: str | None) -> int | None:
+    if upload_time is None:
+        return None
+    try:
+        return int(datetime.fromisoformat(upload_time).timestamp())
+    except ValueError:
+        return None

@@ -1,0 +1,170 @@
+"""The routes that both kinds of node have, and how a handler's result becomes an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+from attrs import define
+from klein import Klein
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
+
+from cluster.clock import Clock
+from cluster.errors import Forbidden
+from cluster.names import IndexName, index_name
+from cluster.protocol import CHECKPOINT_PATH, SERIAL_HEADER, TILE_PATH
+from cluster.state import queries
+from cluster.state.database import Database
+from cluster.state.options import kind_of, to_options
+from cluster.state.position import Position
+from cluster.web.files import Files
+from cluster.web.log import LogPages
+from cluster.web.replies import Reply, error_reply, json_reply, send, text_reply
+from cluster.web.request import NodeRequest, StreamHandler
+from cluster.web.simple import SimplePages
+from cluster.web.status import StatusDocument
+
+Handler = Callable[..., Awaitable[Reply | None]]
+
+
+@define
+class NodeWeb:
+    """What every node serves. Subclasses add their routes to an `app` of their own."""
+
+    clock: Clock
+    database: Database
+    position: Position
+    simple: SimplePages
+    files: Files
+    status: StatusDocument
+    log: LogPages
+
+    def common_headers(self) -> dict[bytes, bytes]:
+        """Every answer says how far this node is."""
+        return {SERIAL_HEADER.encode(): str(self.position.serial).encode()}
+
+    def stream_handler(self, request: NodeRequest) -> StreamHandler | None:
+        """Nobody takes bodies as streams unless a subclass does."""
+        return None
+
+    def serve_hot(self, request: NodeRequest) -> bool:
+        """Answer a page from memory: no database, no routing."""
+        reply = self.simple.hot(request)
+        if reply is None:
+            return False
+        for name, value in self.common_headers().items():
+            request.setHeader(name, value)
+        request.answer(reply)
+        return True
+
+
+def answering(handler: Handler) -> Callable[..., Awaitable[None]]:
+    """Make a Klein endpoint of a coroutine that returns a Reply, raises, or answers itself."""
+
+    @wraps(handler)
+    async def endpoint(web: Any, request: NodeRequest, *args: Any, **kw: Any) -> None:
+        try:
+            reply = await handler(web, request, *args, **kw)
+        except Exception:
+            if request.startedWriting:
+                # Too late for an error: only a broken connection says that this is not all.
+                request.channel.forceAbortClient()
+                raise
+            reply = error_reply(Failure(), request.header("Accept") or "")
+        if reply is not None and not request.lost:
+            send(request, reply)
+
+    return endpoint
+
+
+def add_common_routes(app: Klein) -> None:
+    """Register what both kinds of node serve."""
+    index = "/<user>/<name>"
+    for path, handler in (
+        ("/", _front),
+        ("/+status", _status),
+        ("/+ready", _ready),
+        (CHECKPOINT_PATH, _checkpoint),
+        (TILE_PATH + "/<level>/<number>", _tile),
+        (TILE_PATH + "/<level>/<number>.p/<width>", _tile),
+        (index, _index),
+        (index + "/", _index),
+        (index + "/+simple", _project_list),
+        (index + "/+simple/", _project_list),
+        (index + "/+simple/<project>", _project),
+        (index + "/+simple/<project>/", _project),
+        (index + "/<any('+f', '+e'):kind>/<head>/<rest>/<filename>", _file),
+    ):
+        app.route(path, methods=["GET", "HEAD"], strict_slashes=True)(answering(handler))
+    app.handle_errors(HTTPException)(_routing_error)  # type: ignore[arg-type]
+
+
+def _routing_error(web: NodeWeb, request: NodeRequest, failure: Failure) -> None:
+    error: HTTPException = failure.value  # type: ignore[assignment]
+    if isinstance(error, RequestRedirect):
+        send(request, Reply(error.code, headers={"Location": error.new_url}))
+        return
+    for name, value in error.get_headers():
+        if name == "Allow":
+            request.setHeader(name, value)
+    send(request, text_reply(f"{request.method.decode()}: {error.name}", error.code or 500))
+
+
+async def _front(web: NodeWeb, request: NodeRequest) -> Reply:
+    names = await web.database.read(queries.index_names)
+    lines = [f"pymirror {web.status.role}; status: /+status; indexes:"]
+    lines += [f"  /{name}/+simple/" for name in names]
+    return text_reply("\n".join(lines))
+
+
+async def _status(web: NodeWeb, request: NodeRequest) -> Reply:
+    return json_reply(web.status.document(), headers={"Cache-Control": "no-store"})
+
+
+async def _ready(web: NodeWeb, request: NodeRequest) -> Reply:
+    reason = web.status.ready()
+    headers = {"Cache-Control": "no-store"}
+    if reason is not None:
+        return json_reply({"ready": False, "reason": reason}, 503, {**headers, "Retry-After": "2"})
+    return json_reply({"ready": True}, headers=headers)
+
+
+async def _checkpoint(web: NodeWeb, request: NodeRequest) -> Reply:
+    return await web.log.checkpoint()
+
+
+async def _tile(
+    web: NodeWeb, request: NodeRequest, level: str, number: str, width: str | None = None
+) -> Reply:
+    return await web.log.tile(level, number, width)
+
+
+async def _index(web: NodeWeb, request: NodeRequest, user: str, name: str) -> Reply:
+    found = await web.database.read(lambda c: queries.index_or_404(c, checked(user, name)))
+    result = {"type": kind_of(found), **to_options(found)}
+    if "mirror_url" in result and "@" in str(result["mirror_url"]):
+        raise Forbidden("this index's options hold credentials")
+    return json_reply({"type": "indexconfig", "result": result})
+
+
+async def _project_list(web: NodeWeb, request: NodeRequest, user: str, name: str) -> Reply | None:
+    return await web.simple.project_list(request, checked(user, name))
+
+
+async def _project(web: NodeWeb, request: NodeRequest, user: str, name: str, project: str) -> Reply:
+    return await web.simple.project(request, checked(user, name), project)
+
+
+async def _file(
+    web: NodeWeb, request: NodeRequest, user: str, name: str, kind: str, head: str, rest: str,
+    filename: str,
+) -> None:  # fmt: skip
+    await web.files.serve(request, checked(user, name), kind, head + rest, filename)
+
+
+def checked(user: str, name: str) -> IndexName:
+    """An index's name out of a URL; raises InvalidRequest."""
+    return index_name(user, name)

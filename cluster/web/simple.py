@@ -1,0 +1,220 @@
+"""Project pages and the project list: the simple API (PEP 503, 691, 700; standards S, H, J, N)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from urllib.parse import quote
+
+from attrs import define, evolve, field, frozen
+from sqlalchemy import Connection
+
+from cluster.clock import Clock
+from cluster.errors import InvalidRequest, NotFound, UpstreamError
+from cluster.model import Index, MirrorIndex, ProjectPage
+from cluster.names import IndexName, NormalizedName, project_name
+from cluster.protocol import AGE_HEADER, SOURCE_HEADER
+from cluster.simple.cache import Body, PageCache, RenderedPage, encode_page
+from cluster.simple.listing import ListPages
+from cluster.simple.negotiate import Format, accepts_gzip, choose
+from cluster.simple.pages import render_project
+from cluster.state import inherit, queries
+from cluster.state.database import Database
+from cluster.state.freshness import THE_LIST, Outcome
+from cluster.state.position import Position
+from cluster.upstream.ondemand import MirrorAnswer, OnDemand, expiry
+from cluster.web.filebody import send_file_at
+from cluster.web.replies import Reply, redirect
+from cluster.web.request import NodeRequest
+from cluster.web.unlogged import UnloggedFiles
+
+MAX_AGE_SECONDS = 60
+"""How long clients keep a page: what an upload may take to be seen by pip (standards C1)."""
+
+
+@frozen
+class Resolved:
+    """What a project's page on an index is made of, before mirrors were asked."""
+
+    index: Index
+    mirrors: list[MirrorIndex]
+
+
+@define
+class SimplePages:
+    """Serves pages from the cache, else from the state, after seeing to their freshness."""
+
+    _database: Database
+    _position: Position
+    _clock: Clock
+    _now: Callable[[], float]
+    cache: PageCache
+    lists: ListPages
+    _mirror: OnDemand
+    _unlogged: UnloggedFiles
+    hot_hits: int = field(default=0)
+
+    def hot(self, request: NodeRequest) -> Reply | None:
+        """The answer, if a fresh page for exactly this request is in memory."""
+        if request.uri != request.path:
+            return None
+        format = choose(request.header("Accept"), None)
+        page = self.cache.get((request.path, format))
+        if page is None or page.fresh_until <= self._clock.seconds():
+            return None
+        self.hot_hits += 1
+        return page_reply(request, page)
+
+    async def project(self, request: NodeRequest, index: IndexName, name: str) -> Reply:
+        """Answer with a project's page; raises NotFound, InvalidRequest, UpstreamError."""
+        try:
+            project = project_name(name)
+        except InvalidRequest:
+            raise NotFound(f"{name!r} cannot be a project") from None
+        if project != name or not request.path.endswith(b"/"):
+            return redirect(f"/{quote(index)}/+simple/{project}/")
+        format = _format(request)
+        key = (request.path, format)
+        resolved = await self._database.read(lambda c: _resolve(c, index, project))
+        answers = [(m, await self._mirror.ensure(m, project)) for m in resolved.mirrors]
+        unlogged = any(answer.unlogged for _, answer in answers)
+        page = None if unlogged else self.cache.get(key)
+        if page is None:
+            page = await self._render(resolved.index, project, format, answers)
+            if not unlogged:
+                self.cache.put(key, page)
+        self._set_freshness(page, answers)
+        return page_reply(request, page)
+
+    async def _render(
+        self,
+        index: Index,
+        project: NormalizedName,
+        format: Format,
+        answers: list[tuple[MirrorIndex, MirrorAnswer]],
+    ) -> RenderedPage:
+        read_at = self._position.serial
+
+        def render(connection: Connection) -> RenderedPage:
+            page = _page(connection, index, project, answers)
+            return encode_page(project, format, page.serial, read_at, render_project(page, format))
+
+        try:
+            rendered = await self._database.read(render)
+        except NotFound:
+            errors = [a.freshness.error for _, a in answers if a.freshness.outcome is Outcome.ERROR]
+            if errors:
+                # Not a 404: uv would go on to the next index with a name that may be ours.
+                raise UpstreamError(f"{project}: {errors[0]}") from None
+            raise
+        for mirror, answer in answers:
+            if answer.unlogged is not None:
+                self._unlogged.remember(mirror, project, answer.unlogged.files)
+        return rendered
+
+    def _set_freshness(
+        self, page: RenderedPage, answers: list[tuple[MirrorIndex, MirrorAnswer]]
+    ) -> None:
+        now = self._now()
+        ends = [expiry(m, a.freshness) - a.freshness.age(now) for m, a in answers]
+        page.fresh_until = self._clock.seconds() + min(ends) if ends else float("inf")
+        late = [
+            now - (a.freshness.succeeded_at or a.freshness.checked_at)
+            for _, a in answers
+            if a.freshness.outcome is Outcome.ERROR and a.freshness.succeeded_at is not None
+        ]
+        page.age_seconds = int(max(late)) if late else None
+        page.source = "upstream-unlogged" if any(a.unlogged for _, a in answers) else None
+
+    async def project_list(self, request: NodeRequest, index: IndexName) -> Reply | None:
+        """Answer with an index's project list, streamed from disk."""
+        if not request.path.endswith(b"/"):
+            return redirect(f"/{quote(index)}/+simple/")
+        format = _format(request)
+        chain = await self._database.read(lambda c: _chain(c, index))
+        for mirror in chain:
+            if isinstance(mirror, MirrorIndex):
+                await self._mirror.ensure(mirror, THE_LIST)
+        rendered = await self.lists.get(index, format)
+        packed = accepts_gzip(request.header("Accept-Encoding"))
+        body = rendered.gzipped if packed else rendered.plain
+        headers = page_headers(format, rendered.serial, body.etag, packed)
+        if _matches(request, body.etag):
+            return Reply(304, headers=headers)
+        headers["Content-Type"] = format.content_type
+        await send_file_at(request, body.path, body.size, headers, self._database.readers)
+        return None
+
+
+def _format(request: NodeRequest) -> Format:
+    wanted = request.args.get(b"format", [b""])[0].decode("ascii", "replace")
+    return choose(request.header("Accept"), wanted or None)
+
+
+def _chain(connection: Connection, name: IndexName) -> list[Index]:
+    start = queries.index_or_404(connection, name)
+    return inherit.order(start, lambda base: queries.index(connection, base))
+
+
+def _resolve(connection: Connection, name: IndexName, project: NormalizedName) -> Resolved:
+    index = queries.index_or_404(connection, name)
+    contributing = queries.contributing(connection, index, project)
+    return Resolved(index, [i for i in contributing if isinstance(i, MirrorIndex)])
+
+
+def _page(
+    connection: Connection,
+    index: Index,
+    project: NormalizedName,
+    answers: list[tuple[MirrorIndex, MirrorAnswer]],
+) -> ProjectPage:
+    page: ProjectPage | None = None
+    unlogged = [answer.unlogged for _, answer in answers if answer.unlogged is not None]
+    with suppress(NotFound):
+        page = queries.project_page(connection, index, project)
+    if page is None and not unlogged:
+        raise NotFound(f"no project {project!r} on {index.name}")
+    page = page or ProjectPage(project, ())
+    files = {file.filename: file for file in page.files}
+    for extra in unlogged:
+        for file in extra.files:
+            files.setdefault(file.filename, file)
+        page = evolve(page, status=extra.status)
+    return evolve(page, files=tuple(files[name] for name in sorted(files)))
+
+
+def page_headers(format: Format, serial: int, etag: str, packed: bool) -> dict[str, str]:
+    """The headers of a page in one encoding."""
+    headers = {
+        "ETag": etag,
+        "Cache-Control": f"max-age={MAX_AGE_SECONDS}, public",
+        "Vary": "Accept, Accept-Encoding",
+        "X-PyPI-Last-Serial": str(serial),
+    }
+    if packed:
+        headers["Content-Encoding"] = "gzip"
+    return headers
+
+
+def page_reply(request: NodeRequest, page: RenderedPage) -> Reply:
+    """The answer with a rendered page, or 304 when the client has it."""
+    packed = accepts_gzip(request.header("Accept-Encoding"))
+    body: Body = page.gzipped if packed else page.plain
+    headers = page_headers(page.format, page.serial, body.etag, packed)
+    if page.age_seconds is not None:
+        headers[AGE_HEADER] = str(page.age_seconds)
+    if page.source is not None:
+        headers[SOURCE_HEADER] = page.source
+        headers["Cache-Control"] = "no-store"
+    if _matches(request, body.etag):
+        return Reply(304, headers=headers)
+    return Reply(200, body.data, page.format.content_type, headers)
+
+
+def _matches(request: NodeRequest, etag: str) -> bool:
+    """RFC 9110 §13.1.2: If-None-Match compares weakly, and lists several tags."""
+    wanted = request.header("If-None-Match")
+    if wanted is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in wanted.split(",")]
+    return etag in tags or "*" in tags

@@ -1,0 +1,152 @@
+"""`twistd pymirror-primary`: options, and the one place where a primary's parts meet."""
+
+from __future__ import annotations
+
+import cluster.monotonic  # isort: skip  # noqa: F401 - before anything imports the reactor
+
+import time
+from pathlib import Path
+
+import pypi_simple
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.python import usage
+
+from cluster.auth.nodes import make_secret
+from cluster.files.sources import HttpSource, Source
+from cluster.log.checkpoint import LogSigner
+from cluster.model import MirrorIndex
+from cluster.node import NodeService, Parts, open_parts
+from cluster.options import NodeOptions, check_url
+from cluster.state import queries
+from cluster.state.queries import LocatedFile
+from cluster.upstream.client import authorization
+from cluster.web.status import LogIdentity
+from primary.bootstrap import FIRST_EPOCH, FirstStart, first_changes, load_key, signer_for
+from primary.devpi.indexes import IndexResource
+from primary.feed import Feed
+from primary.followers import Followers
+from primary.mirroring.listing import ListRefresher
+from primary.mirroring.refresh import UpstreamRefresher
+from primary.upload import Uploads
+from primary.web import PrimaryWeb
+from primary.writer import Writer, utc_now
+
+
+class Options(NodeOptions):
+    """Run the primary of a pymirror cluster: the node that owns the index state and the change
+    log. Its first start makes the user root (empty password, good from this machine alone) and
+    the mirror index root/pypi.
+    """
+
+    default_state_dir = "~/.pymirror/primary"
+
+    optParameters = [  # noqa: RUF012 - the interface of usage.Options
+        ["root-pypi-url", None, None, "Upstream of the index root/pypi that the first start makes "
+         "[default: the public index]."],
+        ["root-passwd-file", None, None, "File with the password that the first start gives to "
+         "the user root."],
+    ]  # fmt: skip
+    optFlags = [  # noqa: RUF012
+        ["no-root-pypi", None, "Do not make the index root/pypi on first start."]
+    ]
+
+    def postOptions(self) -> None:
+        """Check what is the primary's own; raises UsageError."""
+        super().postOptions()
+        check_url("root-pypi-url", self["root-pypi-url"])
+        path = self["root-passwd-file"]
+        if path and not Path(path).expanduser().is_file():
+            raise usage.UsageError(f"--root-passwd-file {path} is not a file")
+
+    def first_start(self) -> FirstStart:
+        """What a new primary should begin with."""
+        url = self["root-pypi-url"] or pypi_simple.PYPI_SIMPLE_ENDPOINT
+        path = self["root-passwd-file"]
+        password = Path(path).expanduser().read_text().rstrip("\r\n") if path else None
+        return FirstStart(None if self["no-root-pypi"] else url, password)
+
+
+@define
+class Primary:
+    """A primary while it runs."""
+
+    name = "primary"
+
+    parts: Parts
+    wish: FirstStart
+    writer: Writer = field(init=False)
+    feed: Feed = field(init=False)
+
+    async def start(self) -> PrimaryWeb:
+        """Begin or continue the log, and make the application."""
+        parts = self.parts
+        private = await parts.pools.heavy.run(load_key, parts.settings.state_dir)
+        self.writer = Writer(parts.database, parts.position, FIRST_EPOCH, parts.frontier)
+        await self.writer.write(
+            "+bootstrap", lambda c: first_changes(c, private, parts.blobs, self.wish)
+        )
+        epoch = await parts.database.read(queries.epoch)
+        assert epoch is not None  # noqa: S101 (the first entry starts it)
+        self.writer.epoch = epoch.epoch
+        signer = signer_for(private, epoch)
+        followers = Followers(parts.position, time.time)
+        self.feed = Feed(
+            parts.database, parts.position, signer, parts.identity, followers,
+            epoch.log, epoch.key, lambda: parts.secret.secret,
+        )  # fmt: skip
+        return self._web(followers, LogIdentity(epoch.log, epoch.key), signer)
+
+    def _web(self, followers: Followers, log: LogIdentity, signer: LogSigner) -> PrimaryWeb:
+        parts = self.parts
+        names = ListRefresher(
+            parts.client, self.writer, parts.database, parts.pools.heavy,
+            parts.settings.state_dir / "scratch", time.time,
+        )  # fmt: skip
+        refresher = UpstreamRefresher(
+            parts.client, self.writer, parts.database, parts.pools.heavy, parts.health, names,
+            time.time,
+        )  # fmt: skip
+        simple, mirror = parts.simple_pages(refresher)
+        return PrimaryWeb(
+            clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
+            files=parts.files(self._sources, refresher.learned),
+            status=parts.status(
+                "primary", lambda: log, lambda: None, lambda: {"replicas": followers.document()}
+            ),
+            log=parts.log_pages(self.feed.checkpoint), feed=self.feed, identity=parts.identity,
+            uploads=Uploads(
+                parts.database, self.writer, parts.store, parts.pools.heavy, parts.identity,
+                utc_now,
+            ),
+            indexes=IndexResource(parts.identity, self.writer), mirror=mirror, now=time.time,
+        )  # fmt: skip
+
+    def _sources(self, located: LocatedFile, path: str) -> list[Source]:
+        return upstream_sources(self.parts, located)
+
+    def stop_waiting(self) -> None:
+        """Answer long polls now."""
+        self.feed.stop()
+
+    async def stop(self) -> None:
+        """Finish the writes that were accepted."""
+        await self.writer.stop()
+
+
+def upstream_sources(parts: Parts, located: LocatedFile) -> list[Source]:
+    """The upstream of a mirrored file; nothing for an uploaded one, which is here or lost."""
+    if not isinstance(located.index, MirrorIndex) or located.file.url is None:
+        return []
+    headers = authorization(located.index.mirror_url)
+    return [HttpSource(located.index.name, parts.agent, lambda wanted: wanted.url, headers)]
+
+
+def makeService(options: Options) -> Service:
+    """What twistd runs."""
+    from twisted.internet import reactor
+
+    settings, wish = options.settings(), options.first_start()
+    return NodeService(
+        reactor, settings, lambda r: Primary(open_parts(r, settings, make_secret), wish)
+    )

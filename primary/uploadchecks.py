@@ -1,0 +1,177 @@
+"""What must agree before an upload is taken: digests, file name, form, and metadata inside.
+
+Nothing is extracted to disk and no code of the package runs; archives are read member by
+member, with bounds (security.md T5, T6). All of it blocks: run it in a thread.
+"""
+
+from __future__ import annotations
+
+import hmac
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from attrs import frozen
+from packaging.metadata import parse_email
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    NormalizedName,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import InvalidVersion, Version
+
+from cluster.errors import InvalidRequest
+from cluster.files.sink import Digests
+from cluster.names import is_filename, project_name
+from primary.uploadform import Fields
+
+_MAX_MEMBERS = 20_000
+_MAX_METADATA_BYTES = 10 << 20
+_MAX_SDIST_BYTES = 8 << 30
+_DIGEST_FIELDS = {
+    "sha256_digest": "sha256", "blake2_256_digest": "blake2b_256", "md5_digest": "md5",
+}  # fmt: skip
+
+
+@frozen
+class Inspected:
+    """What a distribution file says of itself. `metadata` is a wheel's METADATA, byte for byte."""
+
+    name: str
+    project: NormalizedName
+    version: str
+    requires_python: str | None
+    metadata: bytes | None
+
+
+def check_digests(fields: Fields, digests: Digests) -> None:
+    """Verify every digest in the form, of which there must be one (standards U1)."""
+    given = [(f, fields[f][0].strip().lower()) for f in _DIGEST_FIELDS if fields.get(f)]
+    given = [(field, value) for field, value in given if value]
+    if not given:
+        raise InvalidRequest("the form has no sha256_digest, blake2_256_digest or md5_digest")
+    for name, value in given:
+        if not hmac.compare_digest(value.encode(), digests.hashes[_DIGEST_FIELDS[name]].encode()):
+            raise InvalidRequest(f"the file's bytes do not have the {name} that the form states")
+
+
+def inspect(path: Path, filename: str, fields: Fields) -> Inspected:
+    """Compare a file with its name and the form; raises InvalidRequest for any difference."""
+    project, version = _from_filename(filename)
+    is_wheel = filename.endswith(".whl")
+    filetype = (fields.get("filetype") or [""])[0]
+    if filetype and filetype != ("bdist_wheel" if is_wheel else "sdist"):
+        raise InvalidRequest(f"filetype {filetype!r} does not fit {filename!r}")
+    metadata = read_wheel_metadata(path, filename) if is_wheel else read_pkg_info(path, filename)
+    raw, _ = parse_email(metadata)
+    for where, name, text in (
+        ("the form", (fields.get("name") or [""])[0], (fields.get("version") or [""])[0]),
+        ("the metadata inside", raw.get("name", ""), raw.get("version", "")),
+    ):
+        if canonicalize_name(name) != project:
+            raise InvalidRequest(f"{where} names {name!r}, but the file is {filename!r}")
+        if _version(text, where) != version:
+            raise InvalidRequest(f"{where} has version {text!r}, but the file is {filename!r}")
+    return Inspected(
+        name=raw.get("name", project),
+        project=project_name(raw.get("name", project)),
+        version=str(version),
+        requires_python=raw.get("requires_python") or None,
+        metadata=metadata if is_wheel else None,
+    )
+
+
+def _from_filename(filename: str) -> tuple[NormalizedName, Version]:
+    if not is_filename(filename):
+        raise InvalidRequest(f"{filename!r} cannot be the name of a distribution file")
+    try:
+        if filename.endswith(".whl"):
+            name, version, _, _ = parse_wheel_filename(filename)
+            return name, version
+        return parse_sdist_filename(filename)
+    except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion) as error:
+        raise InvalidRequest(
+            f"{filename!r} is neither a wheel nor a .tar.gz or .zip sdist: {error}"
+        ) from None
+
+
+def _version(text: str, where: str) -> Version:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        raise InvalidRequest(f"{where} has an invalid version {text!r}") from None
+
+
+def read_wheel_metadata(path: Path, filename: str) -> bytes:
+    """The METADATA of a wheel; raises InvalidRequest for an archive that is not plain and clear."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [member.filename for member in archive.infolist()]
+            _check_members(names, filename)
+            found = [n for n in names if n.endswith(".dist-info/METADATA") and n.count("/") == 1]
+            if len(found) != 1:
+                raise InvalidRequest(f"{filename} has {len(found)} METADATA files instead of one")
+            with archive.open(found[0]) as member:
+                return _bounded(member.read(_MAX_METADATA_BYTES + 1), filename)
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError) as error:
+        raise InvalidRequest(f"{filename} is not a whole zip file: {error}") from None
+
+
+def read_pkg_info(path: Path, filename: str) -> bytes:
+    """The PKG-INFO in the top folder of an sdist; raises InvalidRequest."""
+    try:
+        if filename.endswith(".zip"):
+            return _zip_pkg_info(path, filename)
+        return _tar_pkg_info(path, filename)
+    except (
+        tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError,
+    ) as error:  # fmt: skip
+        raise InvalidRequest(f"{filename} is not a whole archive: {error}") from None
+
+
+def _tar_pkg_info(path: Path, filename: str) -> bytes:
+    read = 0
+    with tarfile.open(path, "r|gz") as archive:
+        for count, member in enumerate(archive):
+            read += member.size
+            if count >= _MAX_MEMBERS or read > _MAX_SDIST_BYTES:
+                raise InvalidRequest(f"{filename} holds too much to look for its PKG-INFO")
+            if member.isfile() and _is_top_pkg_info(member.name):
+                content = archive.extractfile(member)
+                return _bounded(content.read(_MAX_METADATA_BYTES + 1) if content else b"", filename)
+    raise InvalidRequest(f"{filename} has no PKG-INFO in its top folder")
+
+
+def _zip_pkg_info(path: Path, filename: str) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        names = [member.filename for member in archive.infolist()]
+        _check_members(names, filename)
+        for name in names:
+            if _is_top_pkg_info(name):
+                with archive.open(name) as member:
+                    return _bounded(member.read(_MAX_METADATA_BYTES + 1), filename)
+    raise InvalidRequest(f"{filename} has no PKG-INFO in its top folder")
+
+
+def _is_top_pkg_info(name: str) -> bool:
+    return name.removeprefix("./").count("/") == 1 and name.endswith("/PKG-INFO")
+
+
+def _bounded(data: bytes, filename: str) -> bytes:
+    if len(data) > _MAX_METADATA_BYTES:
+        raise InvalidRequest(f"the metadata in {filename} is too large")
+    return data
+
+
+def _check_members(names: list[str], filename: str) -> None:
+    if len(names) > _MAX_MEMBERS:
+        raise InvalidRequest(f"{filename} has more than {_MAX_MEMBERS} members")
+    if len(set(names)) != len(names):
+        raise InvalidRequest(f"{filename} has two members of one name")
+    for name in names:
+        if name.startswith(("/", "\\")) or ".." in name.split("/"):
+            raise InvalidRequest(f"{filename} has a member outside its own folder: {name!r}")

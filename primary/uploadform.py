@@ -1,0 +1,137 @@
+"""The multipart form of an upload, parsed as it comes: fields in memory, the file to disk."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from attrs import define, field, frozen
+from multipart import MultipartError, PushMultipartParser, parse_options_header
+
+from cluster.errors import Gone, InvalidRequest, TooLarge
+from cluster.files.sink import HashingSink, Pausable
+from cluster.files.store import FileStore
+
+Fields = Mapping[str, list[str]]
+
+_MAX_FIELD_BYTES = 4 << 20
+_MAX_SEGMENTS = 4_000
+# What twine and uv send beside sha256 (standards U1); md5 comes from older ones.
+_HASHES = ("md5", "blake2b_256")
+
+
+@frozen
+class Content:
+    """The uploaded file: its name, and its bytes in a temporary file."""
+
+    filename: str
+    sink: HashingSink
+
+
+def boundary_of(content_type: str | None) -> str:
+    """The boundary of a multipart/form-data body; raises InvalidRequest."""
+    media_type, options = parse_options_header(content_type or "")
+    if media_type != "multipart/form-data" or not options.get("boundary"):
+        raise InvalidRequest("an upload is a multipart/form-data form")
+    return str(options["boundary"])
+
+
+@define(eq=False)
+class UploadForm:
+    """A consumer of an upload's body (`RequestStream.deliver`).
+
+    The stream is paused while more waits for the disk than the sink wants to hold.
+    """
+
+    _boundary: str
+    _store: FileStore
+    _limit_bytes: int
+    _stream: Pausable
+    fields: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
+    _parser: PushMultipartParser = field(init=False)
+    _name: str = ""
+    _text: bytearray | None = None
+    _text_bytes: int = 0
+    _received: int = 0
+    _content: Content | None = None
+    _writing: bool = False
+    _error: Exception | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self._parser = PushMultipartParser(self._boundary, max_segment_count=_MAX_SEGMENTS)
+
+    def write(self, data: bytes) -> None:
+        """Take bytes of the body. After an error the rest is dropped; `finish` raises it."""
+        self._received += len(data)
+        if self._error is not None:
+            return
+        try:
+            if self._received > self._limit_bytes:
+                raise TooLarge(f"uploads have at most {self._limit_bytes} bytes")
+            for event in self._parser.parse(data):
+                self._take(event)
+        except MultipartError as error:
+            self._error = InvalidRequest(f"the form is broken: {error}")
+        except Exception as error:
+            self._error = error
+
+    def finish(self) -> Content:
+        """The body is whole; raises what was wrong with it."""
+        if self._error is not None:
+            raise self._error
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            raise InvalidRequest(f"the form is broken: {error}") from None
+        action = self.fields.get(":action", [""])[0]
+        if action in ("submit", "doc_upload"):
+            raise Gone(f":action={action} is not supported here")
+        if action != "file_upload":
+            raise InvalidRequest(f"unknown :action {action!r}: send file_upload")
+        if self._content is None:
+            raise InvalidRequest("the form has no file in its field 'content'")
+        return self._content
+
+    async def abort(self) -> None:
+        """Remove what is on disk, unless it was added to the store."""
+        if self._content is not None:
+            await self._content.sink.abort()
+
+    def _take(self, event: object) -> None:
+        if event is None:
+            self._end_segment()
+        elif isinstance(event, bytes | bytearray):
+            self._add(bytes(event))
+        else:
+            self._begin_segment(event)
+
+    def _begin_segment(self, segment: object) -> None:
+        self._name = str(getattr(segment, "name", ""))
+        filename = getattr(segment, "filename", None)
+        self._writing = self._name == "content" and filename is not None
+        if not self._writing:
+            self._text = bytearray()
+            return
+        if self._content is not None:
+            raise InvalidRequest("the form has two files in its field 'content'")
+        sink = self._store.new_sink(_HASHES)
+        sink.attach(self._stream)
+        self._content = Content(str(filename), sink)
+
+    def _add(self, data: bytes) -> None:
+        if self._writing and self._content is not None:
+            self._content.sink.write(data)
+            return
+        self._text_bytes += len(data)
+        if self._text_bytes > _MAX_FIELD_BYTES:
+            raise TooLarge(f"the fields of a form have at most {_MAX_FIELD_BYTES} bytes")
+        if self._text is not None:
+            self._text += data
+
+    def _end_segment(self) -> None:
+        if not self._writing and self._text is not None:
+            try:
+                self.fields[self._name].append(self._text.decode())
+            except UnicodeDecodeError:
+                raise InvalidRequest(f"the field {self._name!r} is not UTF-8") from None
+        self._text, self._writing = None, False

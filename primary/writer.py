@@ -1,0 +1,155 @@
+"""Group commit: the only code that appends to the change log.
+
+Writers hand in a function that looks at the state and decides what changes. All that wait
+share one transaction and one fsync. Order of effects: entries, tiles and state commit together
+→ caches hear of it → followers and read-your-writes waiters wake → the writer gets its serial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from attrs import define, field, frozen
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from cluster.errors import Unavailable
+from cluster.log import changelog
+from cluster.log.changes import Change, Entry, encode
+from cluster.log.merkle import Frontier
+from cluster.state.apply import Touched, apply
+from cluster.state.database import Database
+from cluster.state.position import Head, Position
+
+Decide = Callable[[Connection], Sequence[Change]]
+_MAX_GROUP = 256
+
+
+@frozen
+class Written:
+    """The serial of a write's last entry, or the head's when nothing had to change."""
+
+    serial: int
+    changed: bool
+
+
+@define
+class _Pending:
+    actor: str
+    decide: Decide
+    done: Deferred[Written] = field(factory=Deferred)
+
+
+@frozen
+class _Outcome:
+    """What became of one group: a result or an error for each write in it."""
+
+    frontier: Frontier
+    results: list[Written | Exception]
+    touched: Touched
+    time: str | None
+
+
+def utc_now() -> datetime:
+    """The wall clock, in UTC: entries carry it as information only."""
+    return datetime.now(UTC)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 with microseconds and ``Z``, as entries carry it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@define
+class Writer:
+    """Appends decided changes to the log of one epoch."""
+
+    _log = Logger()
+
+    database: Database
+    position: Position
+    epoch: int
+    frontier: Frontier
+    _now: Callable[[], datetime] = utc_now
+    _pending: list[_Pending] = field(factory=list)
+    _running: Deferred[None] | None = None
+    _stopped: bool = False
+
+    async def write(self, actor: str, decide: Decide) -> Written:
+        """Let `decide` look at the state and record what it returns; durable when this returns.
+
+        `decide` runs on the writer thread in the transaction that will hold its changes; an
+        error it raises is raised here, and nothing of its is recorded. Raises Unavailable while
+        shutting down.
+        """
+        if self._stopped:
+            raise Unavailable("this primary is shutting down; try again in a few seconds")
+        pending = _Pending(actor, decide)
+        self._pending.append(pending)
+        if self._running is None:
+            self._running = Deferred.fromCoroutine(self._run())
+        return await pending.done
+
+    async def stop(self) -> None:
+        """Refuse new writes and wait for those that were accepted."""
+        self._stopped = True
+        if self._running is not None:
+            finished: Deferred[None] = Deferred()
+            self._running.addBoth(lambda _: finished.callback(None))
+            await finished
+
+    async def _run(self) -> None:
+        try:
+            while self._pending:
+                group, self._pending = self._pending[:_MAX_GROUP], self._pending[_MAX_GROUP:]
+                await self._commit(group)
+        finally:
+            self._running = None
+
+    async def _commit(self, group: list[_Pending]) -> None:
+        try:
+            outcome = await self.database.write(lambda c: self._transaction(c, group))
+        except Exception as error:  # the transaction is rolled back: nobody is acknowledged
+            self._log.failure("a group of {count} writes failed", count=len(group))
+            for pending in group:
+                pending.done.errback(Unavailable(f"the change could not be stored: {error}"))
+            return
+        if outcome.frontier.size != self.frontier.size:
+            self.frontier = outcome.frontier
+            head = Head(outcome.frontier.size, self.epoch, outcome.frontier.root, outcome.time)
+            self.position.advance(head, outcome.touched)
+        for pending, result in zip(group, outcome.results, strict=True):
+            if isinstance(result, Exception):
+                pending.done.errback(result)
+            else:
+                pending.done.callback(result)
+
+    def _transaction(self, connection: Connection, group: list[_Pending]) -> _Outcome:
+        frontier, touched = self.frontier, Touched()
+        time = timestamp(self._now())
+        results: list[Written | Exception] = []
+        for pending in group:
+            savepoint = connection.begin_nested()
+            try:
+                entries = self._apply(connection, pending, frontier.size, time, touched)
+                extended = changelog.append(connection, frontier, entries)
+            except Exception as error:  # only this write fails; the others go on
+                savepoint.rollback()
+                results.append(error)
+                continue
+            savepoint.commit()
+            frontier = extended
+            results.append(Written(frontier.size, bool(entries)))
+        return _Outcome(frontier, results, touched, time)
+
+    def _apply(
+        self, connection: Connection, pending: _Pending, size: int, time: str, touched: Touched
+    ) -> list[Entry]:
+        entries = []
+        for serial, change in enumerate(pending.decide(connection), start=size + 1):
+            entry = encode(change, serial=serial, epoch=self.epoch, time=time, actor=pending.actor)
+            apply(connection, entry, touched)
+            entries.append(entry)
+        return entries

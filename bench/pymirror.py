@@ -76,5 +76,7 @@ class Pymirror:
                 *("--listen", f"tcp:{address.port}:interface={address.host}", *options),
             ],
             CHECKOUT,
+            # Whatever is installed: what is measured is this checkout.
+            {"PYTHONPATH": str(CHECKOUT)},
         )
         return Target(label, address, process, self.projects)

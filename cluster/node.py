@@ -23,18 +23,20 @@ from cluster.auth.passwords import PasswordChecker
 from cluster.durable import SecretBlobs, read_or_make
 from cluster.errors import PymirrorError
 from cluster.files.fetch import Fetcher
-from cluster.files.sources import Wanted
+from cluster.files.sources import HttpSource, Source, Wanted
 from cluster.files.store import FileStore
 from cluster.log import changelog
 from cluster.log.merkle import Frontier
+from cluster.model import MirrorIndex
 from cluster.options import NodeSettings
 from cluster.simple.cache import PageCache
 from cluster.simple.listing import ListPages
 from cluster.state import freshness, queries, schema
 from cluster.state.database import Database, open_engine
 from cluster.state.position import Head, Position
+from cluster.state.queries import LocatedFile
 from cluster.threads import Threads
-from cluster.upstream.client import UpstreamClient
+from cluster.upstream.client import UpstreamClient, authorization
 from cluster.upstream.health import UpstreamHealth
 from cluster.upstream.ondemand import OnDemand, Refresher
 from cluster.web.files import Files, Learned, Sources
@@ -188,6 +190,14 @@ def _head(database: Database) -> tuple[Frontier, Head]:
         epoch = queries.epoch(connection)
         time_of_head = queries.head_time(connection)
     return frontier, Head(frontier.size, epoch.epoch if epoch else 0, frontier.root, time_of_head)
+
+
+def upstream_sources(parts: Parts, located: LocatedFile) -> list[Source]:
+    """The upstream of a mirrored file; nothing for an uploaded one, which is here or lost."""
+    if not isinstance(located.index, MirrorIndex) or located.file.url is None:
+        return []
+    headers = authorization(located.index.mirror_url)
+    return [HttpSource(located.index.name, parts.agent, lambda wanted: wanted.url, headers)]
 
 
 @define(eq=False)

@@ -33,7 +33,7 @@ from cluster.protocol import (
 from cluster.singleflight import SingleFlight
 from cluster.state.database import Database
 from cluster.state.position import Position
-from cluster.web.identity import Identity
+from cluster.web.identity import Identity, client_address
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
 from primary.followers import Followers
@@ -100,7 +100,7 @@ class Feed:
         """A page of entries behind the follower's position, waited for if there is none yet."""
         node = self._identity.require_node(request)
         start, root, wait_seconds = self._asked(request)
-        address = getattr(request.getClientAddress(), "host", "")
+        address = client_address(request)
         self._followers.heard(node, start, request.header(REPLICA_HEADER), address)
         if start > self._position.serial:
             raise OtherHistory(f"this log ends at {self._position.serial}, you are at {start}")

@@ -13,14 +13,12 @@ from twisted.application.service import Service
 from twisted.python import usage
 
 from cluster.auth.nodes import make_secret
-from cluster.files.sources import HttpSource, Source
+from cluster.files.sources import Source
 from cluster.log.checkpoint import LogSigner
-from cluster.model import MirrorIndex
-from cluster.node import NodeService, Parts, open_parts
+from cluster.node import NodeService, Parts, open_parts, upstream_sources
 from cluster.options import NodeOptions, check_url
 from cluster.state import queries
 from cluster.state.queries import LocatedFile
-from cluster.upstream.client import authorization
 from cluster.web.status import LogIdentity
 from primary.bootstrap import FIRST_EPOCH, FirstStart, first_changes, load_key, signer_for
 from primary.devpi.indexes import IndexResource
@@ -132,14 +130,6 @@ class Primary:
     async def stop(self) -> None:
         """Finish the writes that were accepted."""
         await self.writer.stop()
-
-
-def upstream_sources(parts: Parts, located: LocatedFile) -> list[Source]:
-    """The upstream of a mirrored file; nothing for an uploaded one, which is here or lost."""
-    if not isinstance(located.index, MirrorIndex) or located.file.url is None:
-        return []
-    headers = authorization(located.index.mirror_url)
-    return [HttpSource(located.index.name, parts.agent, lambda wanted: wanted.url, headers)]
 
 
 def makeService(options: Options) -> Service:

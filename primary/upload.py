@@ -113,15 +113,3 @@ class Uploads:
             raise Conflict(f"File already exists: {file.filename} on {index} has other bytes")
         where = {"index": index, "project": project, "name": inspected.name}
         return [Change(Kind.FILE_ADDED, {**where, "file": file.to_json()})]
-
-
-def upload_target(request: NodeRequest) -> tuple[str, str] | None:
-    """(user, index) when a request is an upload by its method, path and type; else None."""
-    if request.method != b"POST":
-        return None
-    if not (request.header("Content-Type") or "").lower().startswith("multipart/form-data"):
-        return None
-    parts = request.path.decode("ascii", "replace").strip("/").split("/")
-    if len(parts) != 2 or any(part.startswith("+") or not part for part in parts):
-        return None
-    return parts[0], parts[1]

@@ -20,9 +20,10 @@ from cluster.web.identity import Identity
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest, StreamHandler
 from cluster.web.routes import NodeWeb, add_common_routes, answering, checked
+from cluster.web.uploadtarget import upload_target
 from primary.devpi.indexes import IndexResource
 from primary.feed import Feed
-from primary.upload import Uploads, upload_target
+from primary.upload import Uploads
 
 
 @define

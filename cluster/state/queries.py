@@ -207,6 +207,17 @@ def listed(connection: Connection, names: list[IndexName]) -> Iterator[tuple[str
         yield row[0], row[1], row[2]
 
 
+def hosted_digests(connection: Connection) -> Iterator[str]:
+    """The sha256 of every uploaded file, streamed."""
+    statement = (
+        select(files.c.body)
+        .join(indexes, indexes.c.name == files.c.index_name)
+        .where(indexes.c.type == "stage")
+    )
+    for body in connection.execution_options(yield_per=1_000).execute(statement).scalars():
+        yield orjson.loads(body)["hashes"]["sha256"]
+
+
 def list_serial(connection: Connection, chain: list[Index]) -> int:
     """The serial of the last change to a chain's project list."""
     names = [index.name for index in chain]

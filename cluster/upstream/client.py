@@ -177,6 +177,14 @@ def first(response: Response, header: str) -> str | None:
     return values[0] if values else None
 
 
+async def read_body(response: Response, limit_bytes: int) -> bytes:
+    """A response's whole body; raises UpstreamError when it is larger than the limit."""
+    body, done = _Collected(), Deferred[None]()
+    response.deliverBody(_Reader(body, None, limit_bytes, done))
+    await done
+    return bytes(body.data)
+
+
 def drop(response: Response) -> None:
     """Close the connection of a response whose body nobody wants."""
     response.deliverBody(_Dropped())

@@ -115,6 +115,12 @@ class RequestStream:
     def stopProducing(self) -> None:
         """The consumer wants no more: nothing to do, it will say why in the answer."""
 
+    def abandon(self) -> None:
+        """The consumer is gone: what still comes is dropped, and `deliver` ends."""
+        self._consumer = None
+        self._discard_left = _PAUSE_BYTES
+        self._fail()
+
     def _check_discarded(self) -> None:
         over = self.ended or self._lost or (self._discard_left or 0) <= 0
         if over and not self._on_discarded.called:

@@ -35,20 +35,26 @@ def credentials(request: NodeRequest) -> tuple[str, str] | None:
     return user, secret
 
 
+def client_address(request: NodeRequest) -> str:
+    """The address at the other end of the connection."""
+    return str(getattr(request.getClientAddress(), "host", ""))
+
+
+def forwarded_for(request: NodeRequest) -> str:
+    """What a replica tells the primary of its client: the address, or that a front hides it."""
+    is_behind_front = request.header("X-Forwarded-For") or request.header("Forwarded")
+    return "forwarded" if is_behind_front else client_address(request)
+
+
 def is_loopback(request: NodeRequest, node: str | None) -> bool:
     """Whether the client itself is on this machine.
 
     A node vouches for its client's address; anybody else who forwards for others may not use
     what is only for this machine.
     """
-    forwarded = request.header("X-Forwarded-For") or request.header("Forwarded")
-    if forwarded is not None:
-        return False
-    address: str | None = request.header(CLIENT_HEADER) if node else None
-    if address is None:
-        address = getattr(request.getClientAddress(), "host", "")
+    address = request.header(CLIENT_HEADER) if node else forwarded_for(request)
     try:
-        return ipaddress.ip_address(str(address)).is_loopback
+        return ipaddress.ip_address(address or "").is_loopback
     except ValueError:
         return False
 

@@ -149,8 +149,7 @@ class NodeRequest(Request):
             return
         if self.method in (b"GET", b"HEAD") and self.node.serve_hot(self):
             return
-        for name, value in self.node.common_headers().items():
-            self.setHeader(name, value)
+        self.set_common_headers()
         self.channel.site.begin(self)
         super().process()
 
@@ -175,6 +174,12 @@ class NodeRequest(Request):
             return "the path is not UTF-8"
         return None
 
+    def set_common_headers(self) -> None:
+        """Headers that every answer has, as they are now."""
+        self.setHeader("Server", "pymirror")
+        for name, value in self.node.common_headers().items():
+            self.setHeader(name, value)
+
     def answer(self, reply: Reply) -> None:
         """Send a whole answer and finish, unless the client is gone."""
         if not self.lost:
@@ -190,9 +195,7 @@ class NodeRequest(Request):
             reply = error_reply(Failure(), self.header("Accept") or "")
         if self.lost:
             return
-        for name, value in self.node.common_headers().items():
-            self.setHeader(name, value)
-        self.setHeader("Server", "pymirror")
+        self.set_common_headers()
         if not stream.ended:
             self.setHeader("Connection", "close")
             self.channel.persistent = False

@@ -55,8 +55,7 @@ class NodeWeb:
         reply = self.simple.hot(request)
         if reply is None:
             return False
-        for name, value in self.common_headers().items():
-            request.setHeader(name, value)
+        request.set_common_headers()
         request.answer(reply)
         return True
 
@@ -75,6 +74,7 @@ def answering(handler: Handler) -> Callable[..., Awaitable[None]]:
                 raise
             reply = error_reply(Failure(), request.header("Accept") or "")
         if reply is not None and not request.lost:
+            request.set_common_headers()
             send(request, reply)
 
     return endpoint

@@ -1,0 +1,17 @@
+"""Which requests are uploads: known from the headers alone, before any byte of the body."""
+
+from __future__ import annotations
+
+from cluster.web.request import NodeRequest
+
+
+def upload_target(request: NodeRequest) -> tuple[str, str] | None:
+    """(user, index) when a request is an upload by its method, path and type; else None."""
+    if request.method != b"POST":
+        return None
+    if not (request.header("Content-Type") or "").lower().startswith("multipart/form-data"):
+        return None
+    parts = request.path.decode("ascii", "replace").strip("/").split("/")
+    if len(parts) != 2 or any(part.startswith("+") or not part for part in parts):
+        return None
+    return parts[0], parts[1]

@@ -1,0 +1,215 @@
+"""The service that keeps following the primary's log.
+
+Order of effects: identity, contiguity, formats and signed root checked → entries, state and
+position in one transaction → caches hear of it → waiters wake. Any failed check: nothing of the
+page is applied.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from attrs import define, field, frozen
+from sqlalchemy import Connection
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from cluster.clock import Clock
+from cluster.durable import write_durably
+from cluster.errors import LogError
+from cluster.log import changelog
+from cluster.log.changes import Entry, Kind, decode
+from cluster.log.checkpoint import LogKey
+from cluster.log.merkle import Frontier, leaf_hash
+from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT, TailPage, log_origin
+from cluster.state.apply import Touched, apply
+from cluster.state.database import Database
+from cluster.state.position import Head, Position
+from cluster.threads import Runner
+from cluster.web.status import LogIdentity
+from replica.following import (
+    Following,
+    State,
+    applied,
+    delay_seconds,
+    failed,
+)
+from replica.primary_client import PrimaryClient, unpack
+
+
+@frozen
+class Taken:
+    """A page after it was applied."""
+
+    frontier: Frontier
+    head: Head
+    touched: Touched
+
+
+@define(eq=False)
+class Follower:
+    """Copies the primary's log, entry by entry, and applies it."""
+
+    _log = Logger()
+
+    _client: PrimaryClient
+    _database: Database
+    _heavy: Runner
+    _position: Position
+    _clock: Clock
+    _now: Callable[[], float]
+    _state_dir: Path
+    frontier: Frontier
+    report: Callable[[Following], dict[str, Any]]
+    following: Following = field(factory=Following)
+    identity: LogIdentity | None = None
+    note: bytes | None = None
+    _chance: random.Random = field(factory=random.Random)
+    _running: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Begin to follow; returns at once."""
+        self.following = Following(since=self._now(), caught_up_once=self._caught_up_file.exists())
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(lambda f: f.trap(CancelledError) and None)
+
+    async def stop(self) -> None:
+        """Break off what is being waited for and end."""
+        if self._running is not None and not self._running.called:
+            self._running.cancel()
+            await self._running
+
+    @property
+    def _identity_file(self) -> Path:
+        return self._state_dir / "log-identity"
+
+    @property
+    def _caught_up_file(self) -> Path:
+        return self._state_dir / "caught-up"
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the primary answered when it was last asked."""
+        return self.following.state is not State.PRIMARY_UNREACHABLE
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._step()
+            except CancelledError:
+                raise
+            except Exception as error:
+                self._failed(error)
+                await self._pause(delay_seconds(self.following, self._chance))
+
+    def _failed(self, error: Exception) -> None:
+        before = self.following.state
+        self.following = failed(self.following, error, self._now())
+        if self.following.state is not before:
+            self._log.warn(
+                "following: {state}: {error}", state=self.following.state, error=str(error)
+            )
+        if self.following.state is State.BAD_ANSWER and not isinstance(error, LogError):
+            self._log.failure("following failed in a way that was not foreseen")
+
+    async def _pause(self, seconds: float) -> None:
+        waiter: Deferred[None] = Deferred()
+        timer = self._clock.callLater(seconds, waiter.callback, None)
+        try:
+            await waiter
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    async def _step(self) -> None:
+        identity = await self._known_identity()
+        at = self.frontier
+        # Only who has everything waits for news: a restarted replica must learn at once that
+        # nothing is missing.
+        in_sync = self.following.state is State.IN_SYNC
+        report = orjson.dumps(self.report(self.following))
+        body, encoding, primary_serial = await self._client.tail(
+            identity.log, at, POLL_WAIT_SECONDS if in_sync else 0.0, report
+        )
+        page = await self._heavy.run(unpack, body, encoding, TAIL_PAGE_LIMIT)
+        epoch = self._position.head.epoch
+        taken = await self._database.write(lambda c: take(c, identity, at, epoch, page))
+        self.note = page.checkpoint
+        self.frontier = taken.frontier
+        if page.entries:
+            time = taken.head.time or self._position.head.time
+            self._position.advance(
+                Head(taken.head.serial, taken.head.epoch, taken.head.root, time), taken.touched
+            )
+        self.following = applied(self.following, self._position.serial, primary_serial, self._now())
+
+    async def _known_identity(self) -> LogIdentity:
+        if self.identity is None:
+            self.identity = await self._heavy.run(read_identity, self._identity_file)
+        if self.identity is None:
+            if self.frontier.size:
+                raise LogError(f"{self._identity_file} is missing: restore it, or start afresh")
+            met = await self._client.identity()
+            # Durable before the first entry: a log is only ever followed under this identity.
+            await self._heavy.run(write_identity, self._identity_file, met)
+            self.identity = met
+        return self.identity
+
+
+def read_identity(path: Path) -> LogIdentity | None:
+    """The identity of the log that this replica follows, or None before it met its primary."""
+    try:
+        values = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    return LogIdentity(values["log"], values["key"])
+
+
+def write_identity(path: Path, identity: LogIdentity) -> None:
+    """Pin the identity of the log that this replica follows from now on."""
+    write_durably(path, orjson.dumps({"log": identity.log, "key": identity.key}))
+
+
+def take(
+    connection: Connection, identity: LogIdentity, at: Frontier, epoch: int, page: TailPage
+) -> Taken:
+    """Verify a page and apply it in the caller's transaction; raises LogError, UnknownFormat.
+
+    The checkpoint is checked first: bytes that the log's owner did not sign are not looked into.
+    """
+    key = LogKey(log_origin(identity.log), base64.b64decode(identity.key))
+    checkpoint = key.open(page.checkpoint)
+    if checkpoint.origin != key.name:
+        raise LogError(f"a checkpoint of {checkpoint.origin}, not of {key.name}")
+    after = at.extended(leaf_hash(entry) for entry in page.entries)
+    if checkpoint.size != after.size:
+        raise LogError(f"the checkpoint is for {checkpoint.size} entries, the page ends at "
+                       f"{after.size}")  # fmt: skip
+    if checkpoint.root != after.root:
+        raise LogError("the entries do not have the root that the checkpoint signs")
+    entries = [decode(raw) for raw in page.entries]
+    touched = Touched()
+    for entry in entries:
+        epoch = _checked_epoch(entry, epoch, identity)
+        apply(connection, entry, touched)
+    if entries and not entries[-1].ends_group:
+        raise LogError("a page of the log ends inside a group")
+    appended = changelog.append(connection, at, entries)
+    time = entries[-1].time if entries else None
+    return Taken(appended, Head(appended.size, epoch, appended.root, time), touched)
+
+
+def _checked_epoch(entry: Entry, epoch: int, identity: LogIdentity) -> int:
+    if entry.serial == 1:
+        said = LogIdentity(str(entry.payload.get("log")), str(entry.payload.get("key")))
+        if entry.kind is not Kind.EPOCH_STARTED or said != identity:
+            raise LogError("the log does not begin with the identity that its owner proved")
+        return entry.epoch
+    if entry.epoch != epoch or entry.kind is Kind.EPOCH_STARTED:
+        raise LogError(f"entry {entry.serial} is of epoch {entry.epoch}, we are in {epoch}")
+    return epoch

@@ -1,0 +1,150 @@
+"""Writes go to the primary; the answer is held until this replica has applied what it says.
+
+So a client reads its own writes here. Bodies stream through; none is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from zope.interface import implementer
+
+from cluster.agent import Requester
+from cluster.clock import Clock
+from cluster.errors import Unavailable
+from cluster.names import IndexName
+from cluster.protocol import CLIENT_HEADER, SERIAL_HEADER
+from cluster.state.position import Position
+from cluster.upstream.client import bounded, explain, first, read_body
+from cluster.upstream.client import request as send_request
+from cluster.web.body import RequestStream
+from cluster.web.identity import forwarded_for
+from cluster.web.replies import Reply
+from cluster.web.request import NodeRequest
+from replica.primary_client import PrimaryClient
+
+_APPLY_SECONDS = 30.0
+_UPLOAD_SECONDS = 4 * 3600.0
+_ANSWER_BYTES = 1 << 20
+_PASSED_ON = ("Authorization", "X-Devpi-Auth", "Content-Type", "Accept", "User-Agent")
+_PASSED_BACK = ("WWW-Authenticate", "Location", "Retry-After", "Allow", SERIAL_HEADER)
+
+
+@define
+class Forwarding:
+    """Sends clients' writes to the primary."""
+
+    _client: PrimaryClient
+    _agent: Requester
+    _position: Position
+    _clock: Clock
+
+    async def small(self, request: NodeRequest) -> Reply:
+        """Forward a request whose body is in memory; raises Unavailable."""
+        body = request.content.read()
+        return await self._forward(request, _Bytes(body) if body else None, 60.0)
+
+    async def upload(self, request: NodeRequest, stream: RequestStream, index: IndexName) -> Reply:
+        """Forward an upload; raises Unavailable.
+
+        The primary is asked for leave first: a refusal must reach the client before gigabytes
+        are sent, and through two connections it could not do so reliably afterwards.
+        """
+        path = f"/+node/admit/{index}"
+        headers = self._headers(request)
+        try:
+            leave = await self._client.ask("GET", path, headers)
+        except Exception as error:
+            raise _away(error) from error
+        if leave.status != 204:
+            return await self._relayed(leave.response, leave.body)
+        return await self._forward(request, _Streamed(stream), _UPLOAD_SECONDS)
+
+    def _headers(self, request: NodeRequest) -> dict[str, str]:
+        given = {name: request.header(name) for name in _PASSED_ON}
+        passed = {name: value for name, value in given.items() if value is not None}
+        return {**passed, **self._client.headers(), CLIENT_HEADER: forwarded_for(request)}
+
+    async def _forward(self, request: NodeRequest, body: Any, seconds: float) -> Reply:
+        url = self._client.url + request.uri.decode("ascii")
+        method, headers = request.method.decode("ascii"), self._headers(request)
+        work = Deferred.fromCoroutine(self._exchange(method, url, headers, body))
+        try:
+            return await bounded(work, seconds, self._clock)
+        except Exception as error:
+            raise _away(error) from error
+
+    async def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: Any
+    ) -> Reply:
+        response = await send_request(self._agent, method, url, headers, body)
+        return await self._relayed(response, await read_body(response, _ANSWER_BYTES))
+
+    async def _relayed(self, response: Any, body: bytes) -> Reply:
+        serial = first(response, SERIAL_HEADER) or ""
+        if response.code < 300 and serial.isdigit():
+            await self._position.reached(int(serial), _APPLY_SECONDS)
+        values = {name: first(response, name) for name in _PASSED_BACK}
+        headers = {name: value for name, value in values.items() if value is not None}
+        reason = response.phrase.decode("latin-1") if response.code >= 400 else None
+        content_type = first(response, "Content-Type") or "text/plain; charset=utf-8"
+        return Reply(response.code, body, content_type, headers, reason)
+
+
+def _away(error: Exception) -> Unavailable:
+    return Unavailable(
+        f"the primary, which takes all changes, is out of reach ({explain(error)}); "
+        "nothing is known to be stored, try again"
+    )
+
+
+@implementer(IBodyProducer)
+@define(eq=False)
+class _Bytes:
+    """A small body in memory."""
+
+    _data: bytes
+    length: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.length = len(self._data)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._data)
+        done: Deferred[None] = Deferred()
+        done.callback(None)
+        return done
+
+    def pauseProducing(self) -> None: ...
+
+    def resumeProducing(self) -> None: ...
+
+    def stopProducing(self) -> None: ...
+
+
+@implementer(IBodyProducer)
+@define(eq=False)
+class _Streamed:
+    """The body of a client's request, at the pace of the slower connection."""
+
+    _stream: RequestStream
+    length: object = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.length = UNKNOWN_LENGTH if self._stream.length is None else self._stream.length
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stream.deliver(consumer))
+
+    def pauseProducing(self) -> None:
+        self._stream.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._stream.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self._stream.abandon()

@@ -1,0 +1,186 @@
+"""Questions to the primary: who it is, its log, a refresh, leave to upload."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import secrets
+import zlib
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from io import BytesIO
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+import zstandard
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.web.client import FileBodyProducer
+
+from cluster.agent import Requester, Response
+from cluster.auth.nodes import NodeSecret
+from cluster.clock import Clock
+from cluster.errors import LogError
+from cluster.log.merkle import Frontier
+from cluster.names import IndexName
+from cluster.protocol import (
+    IDENTITY_PATH,
+    NODE_HEADER,
+    POLL_TIMEOUT_SECONDS,
+    REFRESH_PATH,
+    REPLICA_HEADER,
+    SERIAL_HEADER,
+    TAIL_PAGE_LIMIT,
+    TAIL_PATH,
+    TAIL_TYPE,
+    TailPage,
+    decode_tail,
+    identity_proof,
+)
+from cluster.upstream.client import bounded, explain, first, read_body, request
+from cluster.web.status import LogIdentity
+from replica.following import Diverged, NotAdmitted, Unreachable, WrongLog
+
+_ANSWER_SECONDS = 40.0
+_SMALL_BYTES = 64 << 10
+
+
+@frozen
+class Answer:
+    """A whole answer of the primary."""
+
+    status: int
+    body: bytes
+    response: Response
+
+    @property
+    def serial(self) -> int:
+        """The primary's head, as every answer says it; 0 when it does not."""
+        value = first(self.response, SERIAL_HEADER) or ""
+        return int(value) if value.isdigit() and len(value) < 19 else 0
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; raises LogError."""
+        try:
+            value = orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            value = None
+        if not isinstance(value, dict):
+            raise LogError("the primary's answer is not a JSON object")
+        return value
+
+
+@define
+class PrimaryClient:
+    """Sends requests to the primary, as the node `uuid`."""
+
+    url: str
+    _agent: Requester
+    _clock: Clock
+    _secret: NodeSecret
+    _uuid: str
+    _now: Callable[[], float]
+    _page_limit: int = field(default=TAIL_PAGE_LIMIT)
+
+    def headers(self) -> dict[str, str]:
+        """What proves to the primary that we are a node."""
+        return {NODE_HEADER: self._secret.token(self._uuid)}
+
+    async def ask(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None,
+        *, limit_bytes: int = _SMALL_BYTES, seconds: float = _ANSWER_SECONDS,
+    ) -> Answer:  # fmt: skip
+        """Send a request and read its whole, bounded answer; raises Unreachable, LogError."""
+        work = Deferred.fromCoroutine(self._ask(method, path, headers, body, limit_bytes))
+        try:
+            answer = await bounded(work, seconds, self._clock)
+        except LogError:
+            raise
+        except Exception as error:
+            raise Unreachable(f"{self.url}: {explain(error)}") from error
+        if answer.status == 401 and NODE_HEADER in headers:
+            self._learn_clock(answer.response)
+        return answer
+
+    async def _ask(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, limit: int
+    ) -> Answer:
+        producer = FileBodyProducer(BytesIO(body)) if body is not None else None
+        response = await request(self._agent, method, self.url + path, headers, producer)
+        return Answer(response.code, await read_body(response, limit), response)
+
+    def _learn_clock(self, response: Response) -> None:
+        # Tokens expire by the primary's clock; ours may be wrong by hours and still join.
+        try:
+            theirs = parsedate_to_datetime(first(response, "Date") or "").timestamp()
+        except (ValueError, TypeError):
+            return
+        self._secret.offset_seconds = theirs - self._now()
+
+    async def identity(self) -> LogIdentity:
+        """Which log the primary owns, proven by the shared secret; raises NotAdmitted."""
+        nonce = secrets.token_urlsafe(24)
+        answer = await self.ask("GET", f"{IDENTITY_PATH}?nonce={nonce}", {})
+        self._expect_ok(answer)
+        said = answer.json()
+        log, key, proof = (str(said.get(name, "")) for name in ("log", "key", "proof"))
+        expected = identity_proof(self._secret.secret, nonce, log, key)
+        if not hmac.compare_digest(proof.encode(), expected.encode()):
+            raise NotAdmitted(f"{self.url} does not hold this cluster's secret")
+        return LogIdentity(log, key)
+
+    async def tail(
+        self, log: str, at: Frontier, wait_seconds: float, report: bytes
+    ) -> tuple[bytes, str | None, int]:
+        """A page of the log behind `at`, still encoded, its encoding, and the primary's head.
+
+        Raises Unreachable, NotAdmitted, Diverged, WrongLog, LogError.
+        """
+        root = base64.urlsafe_b64encode(at.root).decode()
+        path = f"{TAIL_PATH}?log={quote(log)}&from={at.size}&root={root}&wait={wait_seconds:g}"
+        headers = {
+            **self.headers(), "Accept-Encoding": "zstd, gzip", REPLICA_HEADER: report.decode(),
+        }  # fmt: skip
+        answer = await self.ask(
+            "GET", path, headers,
+            limit_bytes=self._page_limit, seconds=POLL_TIMEOUT_SECONDS,
+        )  # fmt: skip
+        self._expect_ok(answer)
+        if first(answer.response, "Content-Type") != TAIL_TYPE:
+            raise LogError(f"{self.url} answers something that is not a page of the log")
+        return answer.body, first(answer.response, "Content-Encoding"), answer.serial
+
+    def _expect_ok(self, answer: Answer) -> None:
+        if answer.status == 200:
+            return
+        said = answer.body[:300].decode("utf-8", "replace").strip()
+        text = f"{self.url} answers {answer.status}: {said}"
+        raise {
+            401: NotAdmitted, 409: Diverged, 412: WrongLog, 429: Unreachable, 502: Unreachable,
+            503: Unreachable, 504: Unreachable,
+        }.get(answer.status, LogError)(text)  # fmt: skip
+
+    async def refresh(self, index: IndexName, project: str) -> Answer:
+        """Have the primary refresh a mirrored project (empty: the list); raises Unreachable."""
+        body = orjson.dumps({"index": index, "project": project})
+        answer = await self.ask("POST", REFRESH_PATH, self.headers(), body)
+        self._expect_ok(answer)
+        return answer
+
+
+def unpack(body: bytes, encoding: str | None, limit_bytes: int) -> TailPage:
+    """Decompress and split a page; raises LogError for garbage and for anything too large."""
+    try:
+        if encoding == "zstd":
+            reader = zstandard.ZstdDecompressor().stream_reader(BytesIO(body))
+            body = reader.read(limit_bytes + 1)
+        elif encoding == "gzip":
+            body = zlib.decompressobj(wbits=31).decompress(body, limit_bytes + 1)
+        elif encoding is not None:
+            raise LogError(f"a page of the log in encoding {encoding!r}")
+    except (zstandard.ZstdError, zlib.error) as error:
+        raise LogError(f"a page of the log does not decompress: {error}") from None
+    if len(body) > limit_bytes:
+        raise LogError(f"a page of the log has more than {limit_bytes} bytes")
+    return decode_tail(body)

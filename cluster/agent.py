@@ -36,14 +36,12 @@ class Requester(Protocol):
 
 def make_agent(reactor: Any) -> Requester:
     """Asks other servers: persistent connections, TLS verified, few redirects followed."""
-    pool = HTTPConnectionPool(reactor)
-    pool.maxPersistentPerHost = _PERSISTENT_PER_HOST
-    agent = Agent(reactor, connectTimeout=_CONNECT_SECONDS, pool=pool)
-    return cast(Requester, RedirectAgent(cast(Any, agent), _REDIRECTS))
+    return cast(Requester, RedirectAgent(cast(Any, make_direct_agent(reactor)), _REDIRECTS))
 
 
 def make_direct_agent(reactor: Any) -> Requester:
     """Asks a node: persistent connections, but no redirect is followed with our credentials."""
     pool = HTTPConnectionPool(reactor)
+    pool._factory.noisy = False  # a log line for each connection
     pool.maxPersistentPerHost = _PERSISTENT_PER_HOST
     return cast(Requester, Agent(reactor, connectTimeout=_CONNECT_SECONDS, pool=pool))

@@ -146,7 +146,10 @@ class Follower:
             self._position.advance(
                 Head(taken.head.serial, taken.head.epoch, taken.head.root, time), taken.touched
             )
-        self.following = applied(self.following, self._position.serial, primary_serial, self._now())
+        before, now = self.following, self._now()
+        self.following = applied(before, self._position.serial, primary_serial, now)
+        if self.following.caught_up_once and not before.caught_up_once:
+            await self._heavy.run(write_durably, self._caught_up_file, b"")
 
     async def _known_identity(self) -> LogIdentity:
         if self.identity is None:

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
-from zope.interface import implementer
+from zope.interface import implementer  # type: ignore[attr-defined]
 
 from cluster.agent import Requester
 from cluster.clock import Clock

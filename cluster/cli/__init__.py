@@ -3,5 +3,5 @@
 main     the command group
 index    create indexes on a running node
 rebuild  refill the state from the log
-cluster  a primary and two replicas on this machine, for trying pymirror out
+local    a primary and two replicas on this machine, for trying pymirror out
 """

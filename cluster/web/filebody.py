@@ -1,4 +1,4 @@
-"""One file as an HTTP answer: conditions, ranges, files that are still arriving.
+"""One file's bytes as an HTTP answer, whether it is stored or still arriving.
 
 Nothing ends politely that is not right: when a file turns out wrong or short after its headers
 went out, the connection is aborted, so that the client sees a broken body (standards F4).
@@ -18,14 +18,13 @@ from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
 from cluster.errors import NotFound, PymirrorError, UpstreamError
-from cluster.files import ranges
 from cluster.files.fetch import Transfer
 from cluster.files.store import FileStore
 from cluster.files.waiting import Broadcast
 from cluster.threads import Runner
+from cluster.web.fileplan import FileFacts, Plan, plan
 
 CHUNK_BYTES = 256 << 10
-IMMUTABLE = "max-age=31536000, immutable, public"
 T = TypeVar("T")
 _log = Logger()
 
@@ -60,33 +59,6 @@ class FileRequest(Protocol):
         """Fires at the answer's end; fails when the client leaves."""
 
 
-@frozen
-class FileFacts:
-    """What the headers say of a file.
-
-    `sha256` is the entity tag, None while unknown; `last_modified` is in seconds since the epoch.
-    """
-
-    sha256: str | None = None
-    last_modified: int | None = None
-    content_type: str = "application/octet-stream"
-    cache_control: str = IMMUTABLE
-
-
-@frozen
-class Plan:
-    """How a request is answered. The body, if any, is the bytes from `start` to `stop`.
-
-    `stop` is None for "to the end", while nobody knows the size.
-    """
-
-    status: int
-    headers: dict[str, str]
-    has_body: bool = False
-    start: int = 0
-    stop: int | None = 0
-
-
 class Content(Protocol):
     """Bytes on disk, all there (a stored file) or not yet (an `Arrival`)."""
 
@@ -95,30 +67,6 @@ class Content(Protocol):
 
     async def wait_beyond(self, offset: int) -> int:
         """Wait for more than `offset` bytes or the end; returns how many can be read."""
-
-
-def plan(request: FileRequest, facts: FileFacts, size: int | None) -> Plan:
-    """Decide by method and conditions (RFC 9110 §13.2.2) for a file of `size` bytes, if known."""
-    headers = {"Accept-Ranges": "bytes", "Cache-Control": facts.cache_control}
-    if facts.sha256 is not None:
-        headers["ETag"] = f'"{facts.sha256}"'
-    if facts.last_modified is not None:
-        headers["Last-Modified"] = ranges.http_date(facts.last_modified)
-    if _not_modified(request, facts):
-        return Plan(304, headers)
-    headers |= {"Content-Type": facts.content_type, "X-Content-Type-Options": "nosniff"}
-    try:
-        span = _span(request, facts, size)
-    except ranges.RangeNotSatisfiable:
-        refusal = {"Content-Range": ranges.content_range(None, size or 0), "Content-Length": "0"}
-        return Plan(416, refusal)
-    if span is not None and size is not None:
-        headers["Content-Range"] = ranges.content_range(span, size)
-        headers["Content-Length"] = str(span.length)
-        return Plan(206, headers, True, span.start, span.stop)
-    if size is not None:
-        headers["Content-Length"] = str(size)
-    return Plan(200, headers, request.method != b"HEAD", 0, size)
 
 
 async def send_stored(request: FileRequest, store: FileStore, facts: FileFacts) -> None:
@@ -130,7 +78,7 @@ async def send_stored(request: FileRequest, store: FileStore, facts: FileFacts) 
     size = await store.size_of(sha256)
     if size is None:
         raise NotFound(f"no file {sha256} here")
-    answer = plan(request, facts, size)
+    answer = plan(request.method, request.requestHeaders, facts, size)
     client = _Client(request)
     with suppress(_ClientGone):
         await _send(client, answer, _Stored(store.path(sha256), size), store.threads)
@@ -160,7 +108,7 @@ async def send_transfer(
     with suppress(_ClientGone):
         while True:
             arrival = await client.unless_gone(transfer.arrival())
-            answer = plan(request, facts, arrival.length)
+            answer = plan(request.method, request.requestHeaders, facts, arrival.length)
             try:
                 return await _send(client, answer, arrival, threads)
             except UpstreamError:
@@ -297,25 +245,3 @@ class _Client:
     def _check(self) -> None:
         if self._gone:
             raise _ClientGone
-
-
-def _not_modified(request: FileRequest, facts: FileFacts) -> bool:
-    tags = _header(request, "If-None-Match")
-    if tags is not None:
-        return ranges.if_none_match(tags, facts.sha256)
-    return ranges.not_modified_since(_header(request, "If-Modified-Since"), facts.last_modified)
-
-
-def _span(request: FileRequest, facts: FileFacts, size: int | None) -> ranges.Span | None:
-    # Range is defined for GET alone (RFC 9110 §14.2).
-    if request.method != b"GET" or size is None:
-        return None
-    condition = _header(request, "If-Range")
-    if not ranges.if_range_matches(condition, facts.sha256, facts.last_modified):
-        return None
-    return ranges.parse_range(_header(request, "Range"), size)
-
-
-def _header(request: FileRequest, name: str) -> str | None:
-    values = request.requestHeaders.getRawHeaders(name)
-    return ",".join(values) if values else None

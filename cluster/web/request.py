@@ -52,6 +52,7 @@ class NodeSite(Site):
     """A Site whose requests know the node they belong to; form bodies are never parsed."""
 
     displayTracebacks = False
+    noisy = False
 
     def __init__(self, resource: Resource, node: NodeHandlers) -> None:
         super().__init__(resource, requestFactory=NodeRequest, parsePOSTFormSubmission=False)
@@ -154,9 +155,10 @@ class NodeRequest(Request):
         super().process()
 
     def finish(self) -> None:
-        """The answer is whole."""
-        self.channel.site.end(self)
-        super().finish()
+        """The answer is whole; nothing to do when nobody is there to read it."""
+        if not self.lost:
+            self.channel.site.end(self)
+            super().finish()
 
     def _trouble(self) -> str | None:
         # Two Hosts is a way to make a front and us disagree about a request (RFC 9112 §3.2).

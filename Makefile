@@ -1,0 +1,43 @@
+# Everything happens in a virtual environment of its own; nothing else is needed but
+# git, make and Python >= 3.11 with venv.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: cluster test test-all-pythons lint bench clean
+
+cluster: $(VENV)/installed
+	$(RUN)/pymirror cluster $(ARGS)
+
+test: $(VENV)/installed-test
+	$(RUN)/python -m pytest $(ARGS)
+
+# The whole suite on every Python from 3.11 on that is installed here.
+test-all-pythons:
+	deploy/test-all-pythons $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+bench: $(VENV)/installed-bench
+	$(RUN)/python -m bench $(ARGS)
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pymirror needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# The peers get environments of their own: see bench/README.md.
+$(VENV)/installed-bench: $(VENV)/installed-test
+	touch $@
+
+clean:
+	rm -rf .venv* .cluster build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

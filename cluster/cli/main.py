@@ -1,0 +1,25 @@
+"""The `pymirror` command: what an operator does beside running the nodes."""
+
+from __future__ import annotations
+
+import click
+
+from cluster.cli.index import index
+from cluster.cli.local import cluster
+from cluster.cli.rebuild import rebuild
+from cluster.version import __version__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Administer pymirror, a replicated mirror cluster for Python packages.
+
+    The nodes themselves are run by twistd: see `twistd pymirror-primary --help` and
+    `twistd pymirror-replica --help`.
+    """
+
+
+main.add_command(cluster)
+main.add_command(index)
+main.add_command(rebuild)

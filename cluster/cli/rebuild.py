@@ -1,0 +1,55 @@
+"""`pymirror rebuild`: refill the index state from the change log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from sqlalchemy import Connection
+
+from cluster.log import changelog
+from cluster.state import schema
+from cluster.state.apply import digest
+from cluster.state.apply import rebuild as replay
+from cluster.state.database import open_engine, writing
+
+
+@click.command()
+@click.option(
+    "--state-dir",
+    required=True,
+    envvar="PYMIRROR_STATE_DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="State folder of a node that is not running.",
+)
+def rebuild(state_dir: Path) -> None:
+    """Drop the index state of a stopped node and refill it by replaying its change log.
+
+    The log is the truth and is not touched. Prints whether the state had been what the log
+    says; the exit status is 1 if it had not. If this is interrupted, the old state stays.
+    """
+    path = state_dir / "log.sqlite"
+    if not path.exists():
+        raise click.ClickException(f"{state_dir} holds no log: is it a node's state folder?")
+    engine = open_engine(path, changelog.metadata, schema.metadata)
+    try:
+        with writing(engine) as connection:
+            before = digest(connection)
+            _replay(connection)
+            after = digest(connection)
+            entries = changelog.size(connection)
+    finally:
+        engine.dispose()
+    click.echo(f"replayed {entries} entries; the digest of the state is {after}")
+    if before != after:
+        click.echo(f"the state had been another one, with digest {before}", err=True)
+        raise SystemExit(1)
+    click.echo("the state had been the same")
+
+
+def _replay(connection: Connection) -> None:
+    columns = ("replaying", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("replaying", total=changelog.size(connection))
+        replay(connection, lambda serial: bar.update(task, completed=serial))

@@ -17,7 +17,8 @@ from cluster.errors import PymirrorError
 from cluster.files.fetch import Fetcher
 from cluster.files.sources import HttpSource, Wanted
 from cluster.files.store import FileStore
-from cluster.web.filebody import CHUNK_BYTES, IMMUTABLE, FileFacts, send_stored, send_transfer
+from cluster.web.filebody import CHUNK_BYTES, send_file_at, send_stored, send_transfer
+from cluster.web.fileplan import IMMUTABLE, FileFacts
 from tests.file_servers import (
     Download,
     ScriptedSource,
@@ -41,7 +42,7 @@ UNKNOWN = Wanted("b-1.whl", url="http://files.example/b-1.whl")
 
 @define(eq=False)
 class Node:
-    """Serves ``/<sha256>`` from the store and ``/fetch`` by fetching `wanted`."""
+    """Serves ``/<sha256>`` from the store, ``/fetch`` by fetching `wanted`, ``/at`` from a path."""
 
     store: FileStore
     fetcher: Fetcher
@@ -56,6 +57,11 @@ class Node:
     async def _answer(self, request: Any) -> None:
         name = request.path.decode().lstrip("/")
         try:
+            if name == "at":
+                page = self.store.path(SHA256)
+                headers = {"Content-Type": "text/x-page"}
+                await send_file_at(request, page, len(DATA), headers, self.store.threads)
+                return
             if name != "fetch":
                 await send_stored(request, self.store, FileFacts(name, DATE))
                 return
@@ -178,6 +184,19 @@ async def test_conditions(tmp_path: Path) -> None:
         changed = await it.get(SHA256, Range="bytes=0-9", If_Range='"other"')
         assert changed.code == 200
         assert await changed.ended() == DATA
+
+
+@pytest_twisted.ensureDeferred
+async def test_any_file_with_headers_of_its_own(tmp_path: Path) -> None:
+    """A file at a path is sent under the caller's headers, to HEAD without its bytes."""
+    async with node(tmp_path) as it:
+        await it.store.add_bytes(DATA)
+        for method, expected in (("GET", DATA), ("HEAD", b"")):
+            answer = await it.get("at", method)
+            assert answer.header("Content-Type") == "text/x-page"
+            assert answer.header("ETag") is None
+            assert await answer.ended() == expected
+            assert answer.whole
 
 
 @pytest_twisted.ensureDeferred

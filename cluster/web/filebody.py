@@ -24,6 +24,8 @@ from cluster.files.waiting import Broadcast
 from cluster.threads import Runner
 from cluster.web.fileplan import FileFacts, Plan, plan
 
+__all__ = ["FileFacts", "FileRequest", "send_file_at", "send_stored", "send_transfer"]
+
 CHUNK_BYTES = 256 << 10
 T = TypeVar("T")
 _log = Logger()
@@ -113,6 +115,19 @@ async def send_transfer(
                 return await _send(client, answer, arrival, threads)
             except UpstreamError:
                 continue
+
+
+async def send_file_at(
+    request: FileRequest, path: Path, size: int, headers: Mapping[str, str], threads: Runner
+) -> None:
+    """Answer with the `size` bytes of any file, under the headers given, and finish the request.
+
+    Raises OSError, before anything is written, if the file cannot be opened.
+    """
+    fields = {**headers, "Content-Length": str(size)}
+    answer = Plan(200, fields, request.method != b"HEAD", 0, size)
+    with suppress(_ClientGone):
+        await _send(_Client(request), answer, _Stored(path, size), threads)
 
 
 async def _send(client: _Client, answer: Plan, content: Content, threads: Runner) -> None:

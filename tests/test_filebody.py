@@ -13,7 +13,7 @@ import pytest_twisted
 from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 
-from cluster.errors import PymirrorError
+from cluster.errors import PymirrorError, UpstreamError
 from cluster.files.fetch import Fetcher
 from cluster.files.sources import HttpSource, Wanted
 from cluster.files.store import FileStore
@@ -305,11 +305,14 @@ async def test_wrong_bytes_break_every_client(tmp_path: Path) -> None:
 async def test_a_wrong_file_is_not_kept(tmp_path: Path) -> None:
     """With no good source left, clients get a broken body and store and tmp stay empty."""
     async with node(tmp_path, ScriptedSource(body(DATA[:-1] + b"!"))) as it:
-        answer = await it.get("fetch")
+        asking = Deferred.fromCoroutine(it.get("fetch"))
+        transfer = it.fetcher.start(WANTED, it.sources)
+        answer = await asking
         assert answer.code == 200
         await answer.ended()
         assert answer.whole is False
-        await it.idle()
+        with pytest.raises(UpstreamError, match="sha256"):
+            await transfer.done()
         assert files_below(tmp_path) == []
 
 

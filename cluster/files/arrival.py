@@ -54,8 +54,10 @@ class Arrival:
         try:
             return os.open(self._sink.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            if self._final is None or self._error is not None:
+            if self._error is not None:
                 raise UpstreamError("the file was dropped while it was arriving") from self._error
+            if self._final is None:
+                raise
             return os.open(self._final, os.O_RDONLY | os.O_CLOEXEC)
 
     def will_be_at(self, final: Path) -> None:

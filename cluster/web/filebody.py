@@ -117,19 +117,6 @@ async def send_transfer(
                 continue
 
 
-async def send_file_at(
-    request: FileRequest, path: Path, size: int, headers: Mapping[str, str], threads: Runner
-) -> None:
-    """Answer with the `size` bytes of any file, under the headers given, and finish the request.
-
-    Raises OSError, before anything is written, if the file cannot be opened.
-    """
-    fields = {**headers, "Content-Length": str(size)}
-    answer = Plan(200, fields, request.method != b"HEAD", 0, size)
-    with suppress(_ClientGone):
-        await _send(_Client(request), answer, _Stored(path, size), threads)
-
-
 async def _send(client: _Client, answer: Plan, content: Content, threads: Runner) -> None:
     """Send headers and body; raises only while nothing has been written."""
     if not answer.has_body:

@@ -39,6 +39,7 @@ from cluster.protocol import (
     identity_proof,
 )
 from cluster.upstream.client import bounded, explain, first, read_body, request
+from cluster.upstream.ondemand import LIST_WAIT_SECONDS
 from cluster.web.status import LogIdentity
 from replica.following import Diverged, NotAdmitted, Unreachable, WrongLog
 
@@ -164,7 +165,8 @@ class PrimaryClient:
     async def refresh(self, index: IndexName, project: str) -> Answer:
         """Have the primary refresh a mirrored project (empty: the list); raises Unreachable."""
         body = orjson.dumps({"index": index, "project": project})
-        answer = await self.ask("POST", REFRESH_PATH, self.headers(), body)
+        seconds = _ANSWER_SECONDS if project else LIST_WAIT_SECONDS
+        answer = await self.ask("POST", REFRESH_PATH, self.headers(), body, seconds=seconds)
         self._expect_ok(answer)
         return answer
 

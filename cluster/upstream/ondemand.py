@@ -26,6 +26,8 @@ from cluster.upstream.parse import ParsedProject
 ABSENT_SECONDS = 60.0
 ERROR_SECONDS = 10.0
 WAIT_SECONDS = 35.0
+# Hundreds of thousands of names; half a list would say that the other half does not exist.
+LIST_WAIT_SECONDS = 240.0
 _FORGET_ABSENT_EVERY = 1_000
 _FORGET_ABSENT_SECONDS = 86_400.0
 
@@ -70,11 +72,12 @@ class OnDemand:
                 Deferred.fromCoroutine(self._ask(index, project, known))
                 return MirrorAnswer(known)
         waiting = Deferred.fromCoroutine(self._ask(index, project, known))
-        timer = self._clock.callLater(WAIT_SECONDS, waiting.cancel)
+        patience = WAIT_SECONDS if project else LIST_WAIT_SECONDS
+        timer = self._clock.callLater(patience, waiting.cancel)
         try:
             return await waiting
         except CancelledError:
-            late = f"no answer within {WAIT_SECONDS:.0f} s"
+            late = f"no answer within {patience:.0f} s"
             return MirrorAnswer(failure(known, self._now(), late))
         finally:
             if timer.active():

@@ -11,6 +11,7 @@ from html import unescape
 from typing import BinaryIO
 
 import ijson  # type: ignore[import-untyped]
+from attrs import Factory, define
 
 from cluster.errors import InvalidRequest, UpstreamError
 from cluster.names import project_name
@@ -45,20 +46,55 @@ def iter_names_json(file: BinaryIO) -> Iterator[str]:
 
     Raises UpstreamError, perhaps after some names, if the document is not such a list.
     """
-    is_list = False
+    at = _Place()
     try:
-        for prefix, event, value in ijson.parse(file):
-            if prefix == "projects.item.name":
+        # Not `ijson.parse`: the paths it keeps take gigabytes for a deep document. And with
+        # `use_float` an integer of thousands of digits is an error, without it a crash in C.
+        for event, value in ijson.basic_parse(file, use_float=True):
+            if event not in ("string", "number"):
+                at.follow(event, value)
+            elif at.is_name():
                 if event == "string" and _is_name(value):
                     yield value
-            elif prefix == "projects" and event == "start_array":
-                is_list = True
-            elif prefix == "meta.api-version" and str(value).partition(".")[0] != "1":
+            elif at.is_api_version() and str(value).partition(".")[0] != "1":
                 raise UpstreamError(f"unknown version of the simple API: {str(value)[:20]!a}")
     except (ijson.JSONError, ValueError) as e:
         raise UpstreamError(f"not a project list: {str(e)[:100]!a}") from e
-    if not is_list:
+    if not at.saw_list:
         raise UpstreamError("not a project list: JSON without projects")
+
+
+@define
+class _Place:
+    """Where in the document the reader is; of what lies deeper than a name only the depth."""
+
+    depth: int = 0
+    opened: list[str] = Factory(lambda: ["", "", ""])
+    keys: list[str] = Factory(lambda: ["", "", ""])
+    saw_list: bool = False
+
+    def follow(self, event: str, value: object) -> None:
+        if event == "map_key":
+            if self.depth <= len(self.keys):
+                self.keys[self.depth - 1] = str(value)
+        elif event in ("start_map", "start_array"):
+            if self.depth < len(self.opened):
+                self.opened[self.depth] = event
+                self.keys[self.depth] = ""
+            self.depth += 1
+            self.saw_list = self.saw_list or (self._in_list() and self.depth == 2)
+        elif event in ("end_map", "end_array"):
+            self.depth -= 1
+
+    def is_name(self) -> bool:
+        inside = self.depth == 3 and self.opened[2] == "start_map" and self.keys[2] == "name"
+        return inside and self._in_list()
+
+    def is_api_version(self) -> bool:
+        return self.depth == 2 and self.keys[:2] == ["meta", "api-version"]
+
+    def _in_list(self) -> bool:
+        return self.opened[:2] == ["start_map", "start_array"] and self.keys[0] == "projects"
 
 
 def _is_name(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from attrs import define, frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer
 from twisted.web.server import Request
 from zope.interface import implementer
@@ -18,8 +19,9 @@ class Fault:
 
     `status` answers that code and nothing else. `body` replaces a page's text. `hold` waits
     for ``clear`` before it answers. `flip` inverts the first byte. `cut` breaks the connection
-    after so many bytes, `stall` sends no more after so many, `short` ends politely after so
-    many as if that were all. `times` bounds how many requests meet the fault.
+    after so many bytes, `stall` sends no more after so many until ``clear`` hangs up, `short`
+    ends politely after so many as if that were all. `times` bounds how many requests meet the
+    fault.
     """
 
     status: int | None = None
@@ -58,15 +60,18 @@ class Body:
     def sha256(self) -> str:
         """The digest of the whole body."""
         digest = hashlib.sha256()
-        whole, rest = divmod(self.size, len(self._data))
+        whole, rest = divmod(self.size, len(self._data) or 1)
         for _ in range(whole):
             digest.update(self._data)
         digest.update(self._data[:rest])
         return digest.hexdigest()
 
 
-def send(request: Request, answer: Answer, fault: Fault) -> int:
-    """Start an answer, wrong in the way `fault` says; returns its status."""
+def send(request: Request, answer: Answer, fault: Fault, released: Deferred[None]) -> int:
+    """Start an answer, wrong in the way `fault` says; returns its status.
+
+    A stalled answer is broken off when `released` fires.
+    """
     body = answer.body
     request.setHeader("Content-Type", answer.content_type)
     if answer.is_page:
@@ -89,7 +94,7 @@ def send(request: Request, answer: Answer, fault: Fault) -> int:
     if request.method == b"HEAD":
         request.finish()
         return request.code
-    request.registerProducer(_Sender(request, body, start, stop, fault), False)
+    request.registerProducer(_Sender(request, body, start, stop, fault, released), False)
     return request.code
 
 
@@ -103,14 +108,17 @@ class _Sender:
     at: int
     stop: int
     fault: Fault
+    released: Deferred[None]
     sent: int = 0
 
     def resumeProducing(self) -> None:
         limit = self.fault.cut if self.fault.cut is not None else self.fault.stall
         if limit is not None and self.sent >= limit:
             self.request.unregisterProducer()
-            if self.fault.cut is not None and self.request.channel is not None:
-                self.request.channel.loseConnection()
+            if self.fault.cut is not None:
+                self._hang_up()
+            else:
+                self.released.addCallback(lambda _: self._hang_up())
             return
         stop = self.stop if limit is None else min(self.stop, self.at + limit - self.sent)
         data = self.body.read(self.at, stop)
@@ -125,6 +133,10 @@ class _Sender:
 
     def stopProducing(self) -> None:
         self.stop = self.at
+
+    def _hang_up(self) -> None:
+        if self.request.channel is not None:
+            self.request.channel.loseConnection()
 
 
 def _range(header: str, size: int) -> tuple[int, int]:

@@ -196,7 +196,7 @@ class UpstreamResource(Resource):
             return
         if fault.body is not None:
             answer = _page(answer.content_type, fault.body.encode())
-        record["status"] = send(request, answer, fault)
+        record["status"] = send(request, answer, fault, self._upstream.released)
 
 
 def prefers_json(accept: str) -> bool:

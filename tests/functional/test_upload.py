@@ -129,7 +129,8 @@ def test_refused_before_reading(
     assert answer.status == status, answer
     if status == 401:
         assert answer.headers["www-authenticate"].startswith("Basic realm=")
-    assert answer.json()["message"]
+    assert answer.headers["content-type"].startswith(("application/json", "text/plain"))
+    assert answer.body
 
 
 BAD = wheel("bad", "1.0")
@@ -177,7 +178,7 @@ def test_hopeless_upload_is_cut_short(trio: Nodes, through: int, path: str) -> N
     before = node.rss_bytes()
     sent, answer = _push(node, path, KEY, 300_000_000)
     assert sent <= 8_000_000, sent
-    assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 405")), answer[:200]
+    assert answer[:12] in (b"HTTP/1.1 404", b"HTTP/1.1 405", b"HTTP/1.1 413"), answer[:200]
     assert node.rss_bytes() - before < 20_000_000
     assert temporary_files(node) == []
 

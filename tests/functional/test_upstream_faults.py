@@ -76,7 +76,8 @@ def test_broken_file(trio: Trio, request: pytest.FixtureRequest, fault: dict[str
             assert answer.status >= 500 or answer.status == 404, answer
     assert upstream.counts()[_path(built)] >= 2
     assert [temporary_files(node) for node in (primary, replica)] == [[], []]
-    assert primary.status()["upstreams"]["root/pypi"]["last_error"]
+    failures = primary.status()["files"]["failures"]
+    assert any(failure["file"] == built.filename and failure["error"] for failure in failures)
     upstream.clear()
     for node in (replica, primary):
         url = node.file_urls("root/pypi", built.name)[built.filename]

@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from bench import nginx
+from bench.client import BenchError
 from bench.data import project_names
-from bench.devpi import Devpi
+from bench.devpi import Devpi, binaries
 from bench.load import WRK_HINT, has_wrk
 from bench.processes import ProcessGroup
 from bench.pymirror import CHECKOUT, Pymirror
@@ -73,7 +74,7 @@ def _sections(_: click.Context, __: click.Parameter, value: str) -> list[str]:
     "--devpi-venv",
     type=click.Path(path_type=Path),
     default=_DEVPI_VENV,
-    help="Virtual environment with devpi-server (.venv-bench; `make bench` makes it).",
+    help="Virtual environment with devpi-server (.venv-bench; made if missing).",
 )
 @click.option("--no-devpi", is_flag=True, help="Leave devpi-server out.")
 @click.option("--no-nginx", is_flag=True, help="Leave nginx out.")
@@ -136,11 +137,12 @@ def _find(devpi_venv: Path, *, devpi: bool, nginx_: bool, pymirror: bool) -> _Su
     program = nginx.find() if nginx_ else None
     if nginx_ and program is None:
         notes.append(nginx.HINT)
-    binaries = devpi_venv.resolve() / "bin"
-    if devpi and not (binaries / "devpi-server").exists():
-        notes.append(f"no devpi-server in {devpi_venv}: make bench installs it")
-        devpi = False
-    return _Subjects(pymirror, program, binaries if devpi else None, tuple(notes))
+    folder = None
+    try:
+        folder = binaries(devpi_venv) if devpi else None
+    except BenchError as error:
+        notes.append(f"devpi left out: {error}")
+    return _Subjects(pymirror, program, folder, tuple(notes))
 
 
 def _measure(

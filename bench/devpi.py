@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,19 @@ from bench.subjects import HOSTED, MIRROR, MIRROR_EXPIRY_SECONDS, Target
 
 # Its start is mostly argon2 over the secret: 9 s on a quiet machine.
 _START_SECONDS = 120.0
+_REQUIREMENT = "devpi-server>=6.14,<7"
+
+
+def binaries(venv: Path) -> Path:
+    """The folder of devpi's commands; a missing environment is made. Raises BenchError.
+
+    It is apart from pymirror's own, so that neither decides on the other's dependencies.
+    """
+    folder = venv.resolve() / "bin"
+    if not (folder / "devpi-server").exists():
+        _run([sys.executable, "-m", "venv", str(venv)])
+        _run([str(folder / "python"), "-m", "pip", "install", "--quiet", _REQUIREMENT])
+    return folder
 
 
 @define
@@ -46,7 +60,7 @@ class Devpi:
 
     def start_primary(self) -> Target:
         """See `System`."""
-        self._run("devpi-gen-secret", "--secretfile", str(self._secret))
+        _run([str(self.binaries / "devpi-gen-secret"), "--secretfile", str(self._secret)])
         os.chmod(self._secret, stat.S_IRUSR | stat.S_IWUSR)
         target = self._start("primary", ["--role", "primary"], ["--no-root-pypi"])
         target.process.wait_until(lambda: is_answering(target.address, "/+api"), _START_SECONDS)
@@ -92,7 +106,7 @@ class Devpi:
     ) -> Target:
         label = f"{self.name} {role}"
         state = self.directory / f"devpi-{role}-{number}"
-        self._run("devpi-init", "--serverdir", str(state), *init_options)
+        _run([str(self.binaries / "devpi-init"), "--serverdir", str(state), *init_options])
         address = Address(free_port())
         command = [str(self.binaries / "devpi-server"), "--serverdir", str(state)]
         command += ["--host", address.host, "--port", str(address.port)]
@@ -100,9 +114,8 @@ class Devpi:
         process = self.processes.start(label, command, self.directory)
         return Target(label, address, process, self.projects)
 
-    def _run(self, command: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(self.binaries / command), *arguments], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise BenchError(f"{command} failed: {done.stderr[-500:]}")
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"{' '.join(command)} failed: {done.stderr[-500:]}")

@@ -81,7 +81,11 @@ def _table(results: Results, section: str) -> Table:
         for subject in results.subjects(section)
         if any(cells := _cells(results, section, metric, subject))
     ]
-    titles = [c.title for c in _COLUMNS[section]] + [f"× {r}" for r in _REFERENCES] + ["errors"]
+    titles = [c.title for c in _COLUMNS[section]] + [
+        *(f"× {reference}" for reference in _REFERENCES),
+        *(f"× {reference} CPU" for reference in _REFERENCES),
+        "errors",
+    ]
     # A column that is empty throughout (no errors, no nginx) says nothing.
     shown = [at for at in range(len(titles)) if any(cells[at] for _, _, cells in rows)]
     table = Table(title=section, title_justify="left")
@@ -106,11 +110,11 @@ def _cells(results: Results, section: str, metric: str, subject: str) -> list[st
         return []
     # The first column that has a figure is what the section is about.
     main = next(c.value for c, figure in zip(columns, figures, strict=True) if figure)
-    ratios = []
-    for system in _REFERENCES:
-        other = reference_of(subject, system)
-        value = other and results.ratio(section, metric, subject, other, main)
-        ratios.append(_ratio(value or None))
+    ratios = [
+        _ratio(results, section, metric, subject, system, value)
+        for value in (main, "cpu")
+        for system in _REFERENCES
+    ]
     errors = results.total(section, metric, subject, "errors")
     return [*figures, *ratios, f"[red]{errors:.0f}[/]" if errors else ""]
 
@@ -119,8 +123,13 @@ def _number(value: float | None, factor: float, digits: int) -> str:
     return "" if value is None else f"{value * factor:,.{digits}f}"
 
 
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+def _ratio(
+    results: Results, section: str, metric: str, subject: str, system: str, value: str
+) -> str:
+    """The ratio to the peer of that system, to three digits."""
+    other = reference_of(subject, system)
+    ratio = other and results.ratio(section, metric, subject, other, value)
+    return "" if not ratio else f"{ratio:,.3g}" if ratio < 100 else f"{ratio:,.0f}"
 
 
 def goals(results: Results) -> Iterator[tuple[str, str, bool]]:

@@ -196,7 +196,7 @@ def upstream_sources(parts: Parts, located: LocatedFile) -> list[Source]:
     """The upstream of a mirrored file; nothing for an uploaded one, which is here or lost."""
     if not isinstance(located.index, MirrorIndex) or located.file.url is None:
         return []
-    headers = authorization(located.index.mirror_url)
+    headers = authorization(located.index.mirror_url, located.file.url)
     return [HttpSource(located.index.name, parts.agent, lambda wanted: wanted.url, headers)]
 
 

@@ -6,6 +6,7 @@ Order: key and secrets are durable before the entries that name them.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -37,7 +38,7 @@ class BadState(PymirrorError):
 class FirstStart:
     """What the operator wants of a new primary."""
 
-    root_pypi_url: str | None
+    root_pypi_url: Callable[[], str | None]
     root_password: str | None
 
 
@@ -68,8 +69,9 @@ def first_changes(
     if wish.root_password:
         user["password"] = blobs.add(hash_password(wish.root_password).encode())
     changes = [Change(Kind.EPOCH_STARTED, start), Change(Kind.USER_SET, user)]
-    if wish.root_pypi_url is not None:
-        changes.append(index_set(root_pypi(wish.root_pypi_url)))
+    url = wish.root_pypi_url()
+    if url is not None:
+        changes.append(index_set(root_pypi(url)))
     return changes
 
 

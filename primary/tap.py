@@ -7,7 +7,6 @@ import cluster.monotonic  # isort: skip  # noqa: F401 - before anything imports 
 import time
 from pathlib import Path
 
-import pypi_simple
 from attrs import define, field
 from twisted.application.service import Service
 from twisted.python import usage
@@ -59,10 +58,19 @@ class Options(NodeOptions):
 
     def first_start(self) -> FirstStart:
         """What a new primary should begin with."""
-        url = self["root-pypi-url"] or pypi_simple.PYPI_SIMPLE_ENDPOINT
         path = self["root-passwd-file"]
         password = Path(path).expanduser().read_text().rstrip("\r\n") if path else None
-        return FirstStart(None if self["no-root-pypi"] else url, password)
+        return FirstStart(self._root_pypi_url, password)
+
+    def _root_pypi_url(self) -> str | None:
+        if self["no-root-pypi"]:
+            return None
+        if self["root-pypi-url"]:
+            return str(self["root-pypi-url"])
+        # Imported here alone: it costs 20 MB, and only a first start needs its constant.
+        import pypi_simple
+
+        return pypi_simple.PYPI_SIMPLE_ENDPOINT
 
 
 @define

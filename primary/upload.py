@@ -93,7 +93,7 @@ class Uploads:
         return DistributionFile(
             filename,
             version=inspected.version,
-            hashes={"sha256": digests.sha256, "blake2b_256": digests.hashes["blake2b_256"]},
+            hashes={"sha256": digests.sha256},
             size=digests.size,
             requires_python=inspected.requires_python,
             upload_time=timestamp(self._now()),

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from attrs import define, field, frozen
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -62,6 +63,12 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _not_stored(error: Exception) -> Unavailable:
+    # SQLAlchemy's own text holds the statement and its parameters: other people's changes.
+    reason = error.orig if isinstance(error, DBAPIError) else error
+    return Unavailable(f"the change could not be stored: {reason}")
+
+
 @define
 class Writer:
     """Appends decided changes to the log of one epoch."""
@@ -88,25 +95,22 @@ class Writer:
             raise Unavailable("this primary is shutting down; try again in a few seconds")
         pending = _Pending(actor, decide)
         self._pending.append(pending)
-        if self._running is None:
+        if self._running is None or self._running.called:
             self._running = Deferred.fromCoroutine(self._run())
         return await pending.done
 
     async def stop(self) -> None:
         """Refuse new writes and wait for those that were accepted."""
         self._stopped = True
-        if self._running is not None:
+        if self._running is not None and not self._running.called:
             finished: Deferred[None] = Deferred()
             self._running.addBoth(lambda _: finished.callback(None))
             await finished
 
     async def _run(self) -> None:
-        try:
-            while self._pending:
-                group, self._pending = self._pending[:_MAX_GROUP], self._pending[_MAX_GROUP:]
-                await self._commit(group)
-        finally:
-            self._running = None
+        while self._pending:
+            group, self._pending = self._pending[:_MAX_GROUP], self._pending[_MAX_GROUP:]
+            await self._commit(group)
 
     async def _commit(self, group: list[_Pending]) -> None:
         try:
@@ -114,7 +118,7 @@ class Writer:
         except Exception as error:  # the transaction is rolled back: nobody is acknowledged
             self._log.failure("a group of {count} writes failed", count=len(group))
             for pending in group:
-                pending.done.errback(Unavailable(f"the change could not be stored: {error}"))
+                pending.done.errback(_not_stored(error))
             return
         if outcome.frontier.size != self.frontier.size:
             self.frontier = outcome.frontier
@@ -137,7 +141,7 @@ class Writer:
                 extended = changelog.append(connection, frontier, entries)
             except Exception as error:  # only this write fails; the others go on
                 savepoint.rollback()
-                results.append(error)
+                results.append(_not_stored(error) if isinstance(error, DBAPIError) else error)
                 continue
             savepoint.commit()
             frontier = extended

@@ -41,6 +41,10 @@ from replica.following import (
 )
 from replica.primary_client import PrimaryClient, unpack
 
+# An empty page normally comes after a long wait; a primary that sends them at once (it is
+# going down, or worse) must not keep both of us busy.
+_EMPTY_PAGE_SECONDS = 0.05
+
 
 @frozen
 class Taken:
@@ -150,6 +154,8 @@ class Follower:
         self.following = applied(before, self._position.serial, primary_serial, now)
         if self.following.caught_up_once and not before.caught_up_once:
             await self._heavy.run(write_durably, self._caught_up_file, b"")
+        if not page.entries:
+            await self._pause(_EMPTY_PAGE_SECONDS)
 
     async def _known_identity(self) -> LogIdentity:
         if self.identity is None:

@@ -21,7 +21,7 @@ from twisted.web.client import FileBodyProducer
 from cluster.agent import Requester, Response
 from cluster.auth.nodes import NodeSecret
 from cluster.clock import Clock
-from cluster.errors import LogError
+from cluster.errors import LogError, UpstreamError
 from cluster.log.merkle import Frontier
 from cluster.names import IndexName
 from cluster.protocol import (
@@ -96,8 +96,8 @@ class PrimaryClient:
         work = Deferred.fromCoroutine(self._ask(method, path, headers, body, limit_bytes))
         try:
             answer = await bounded(work, seconds, self._clock)
-        except LogError:
-            raise
+        except UpstreamError as error:
+            raise LogError(f"{self.url}: {error}") from error
         except Exception as error:
             raise Unreachable(f"{self.url}: {explain(error)}") from error
         if answer.status == 401 and NODE_HEADER in headers:

@@ -79,7 +79,7 @@ class PrimaryRefresher:
             if not isinstance(answer, Page):
                 return MirrorAnswer(absent(known, self._now()))
             page = await self._parsers.run(
-                parse_project, answer.body, answer.content_type, answer.url, project
+                parse_project, answer.body, answer.content_type, answer.base, project
             )
         except PymirrorError as error:
             self._health.failed(index.name, project, str(error))

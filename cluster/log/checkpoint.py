@@ -102,6 +102,10 @@ def _parse(note: bytes) -> tuple[Checkpoint, bytes, list[tuple[str, bytes]]]:
         ]
     except (binascii.Error, ValueError):
         raise LogError("a checkpoint's base64 is broken") from None
+    # Decoders ignore the last bits of a text; one checkpoint must have one form only.
+    canonical = [f"— {name} {base64.b64encode(raw).decode()}" for name, raw in signatures]
+    if canonical != match["signatures"].splitlines():
+        raise LogError("a checkpoint's base64 is not canonical")
     if len(root) != HASH_SIZE:
         raise LogError("a checkpoint's root is not a SHA-256")
     return Checkpoint(match["origin"], int(match["size"]), root), match["text"].encode(), signatures

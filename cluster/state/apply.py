@@ -124,7 +124,19 @@ def _index_removed(connection: Connection, entry: Entry, touched: Touched) -> No
         .where(schema.projects.c.index_name == index)
         .values(present=0, serial=entry.serial, status=b"{}", bare_versions=b"[]")
     )
+    _touch_heirs(connection, entry)
     touched.indexes = True
+
+
+def _touch_heirs(connection: Connection, entry: Entry) -> None:
+    """A page that loses a base must not go back to the serial it had before that base came."""
+    table = schema.indexes
+    rows = connection.execute(select(table.c.name, table.c.body)).all()
+    heirs = [
+        r.name for r in rows if entry.payload["index"] in orjson.loads(r.body).get("bases", ())
+    ]
+    statement = update(table).where(table.c.name.in_(heirs)).values(serial=entry.serial)
+    connection.execute(statement)
 
 
 def _file_added(connection: Connection, entry: Entry, touched: Touched) -> None:

@@ -40,9 +40,14 @@ ACCEPT = (
 
 @frozen
 class Page:
-    """A page that an upstream sent, decoded; `url` is where it was asked for."""
+    """A page that an upstream sent, decoded.
+
+    `url` is where it was asked for, `base` where it came from after redirects: what relative
+    links are relative to.
+    """
 
     url: str
+    base: str
     body: bytes
     content_type: str
     etag: str | None
@@ -88,7 +93,7 @@ class UpstreamClient:
         if not isinstance(answer, Page):
             return answer
         return Page(
-            answer.url, bytes(body.data), answer.content_type,
+            answer.url, answer.base, bytes(body.data), answer.content_type,
             answer.etag, answer.last_modified, answer.serial,
         )  # fmt: skip
 
@@ -108,7 +113,11 @@ class UpstreamClient:
         limit_bytes: int,
         seconds: float,
     ) -> Page | NotModified | Absent:
-        headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip", **authorization(index.mirror_url)}
+        headers = {
+            "Accept": ACCEPT,
+            "Accept-Encoding": "gzip",
+            **authorization(index.mirror_url, url),
+        }
         conditional = known is not None and known.url == url
         if conditional and known is not None and known.etag:
             headers["If-None-Match"] = known.etag
@@ -142,7 +151,7 @@ class UpstreamClient:
         await done
         serial = first(response, "X-PyPI-Last-Serial") or ""
         return Page(
-            url, b"", first(response, "Content-Type") or "",
+            url, _final_url(response, url), b"", first(response, "Content-Type") or "",
             first(response, "ETag"), first(response, "Last-Modified"),
             int(serial) if serial.isdigit() and len(serial) < 19 else None,
         )  # fmt: skip
@@ -155,10 +164,18 @@ def split_credentials(url: str) -> tuple[str, str | None]:
     return urlunsplit(parts._replace(netloc=host)), userinfo if at else None
 
 
-def authorization(mirror_url: str) -> dict[str, str]:
-    """The Basic credentials that a mirror URL carries, as a header (RFC 7617)."""
-    _, userinfo = split_credentials(mirror_url)
-    if userinfo is None:
+def _final_url(response: Response, asked: str) -> str:
+    request = getattr(response, "request", None)
+    final = getattr(request, "absoluteURI", None)
+    return final.decode("ascii") if final else asked
+
+
+def authorization(mirror_url: str, url: str) -> dict[str, str]:
+    """The Basic credentials that a mirror's URL carries, as a header (RFC 7617), for a request
+    to `url`; none for another origin than the mirror's.
+    """
+    mirror, userinfo = split_credentials(mirror_url)
+    if userinfo is None or urlsplit(mirror)[:2] != urlsplit(url)[:2]:
         return {}
     return {"Authorization": "Basic " + base64.b64encode(unquote(userinfo).encode()).decode()}
 

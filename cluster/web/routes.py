@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import define
 from klein import Klein
+from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
@@ -67,6 +68,8 @@ def answering(handler: Handler) -> Callable[..., Awaitable[None]]:
     async def endpoint(web: Any, request: NodeRequest, *args: Any, **kw: Any) -> None:
         try:
             reply = await handler(web, request, *args, **kw)
+        except CancelledError:
+            return  # the client is gone, and Klein says so in this way
         except Exception:
             if request.startedWriting:
                 # Too late for an error: only a broken connection says that this is not all.

@@ -68,7 +68,7 @@ class UpstreamRefresher:
             assert known is not None  # noqa: S101 (the client refuses an unasked 304)
             return renewed(known, now)
         page = await self._parsers.run(
-            parse_project, answer.body, answer.content_type, answer.url, project
+            parse_project, answer.body, answer.content_type, answer.base, project
         )
         serial = page.upstream_serial or answer.serial
         if _is_older(serial, answer.url, known):

@@ -8,7 +8,7 @@ from attrs import define, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer
 from twisted.web.server import Request
-from zope.interface import implementer
+from zope.interface import implementer  # type: ignore[attr-defined]
 
 _CHUNK = 1 << 16
 

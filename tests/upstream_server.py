@@ -149,7 +149,7 @@ class UpstreamResource(Resource):
     isLeaf = True
 
     def __init__(self, upstream: Upstream) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._upstream = upstream
 
     def render(self, request: Request) -> int | bytes:

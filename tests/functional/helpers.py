@@ -87,8 +87,8 @@ def check_same_files(nodes: Sequence[Node], index: str, built: Iterable[Built]) 
                 assert http("GET", f"{url}.metadata").body == one.metadata
 
 
-def check_same_roots(nodes: Sequence[Node]) -> None:
-    """All nodes come to the same log: identity, serial and root."""
+def check_same_roots(nodes: Sequence[Node], seconds: float = 10) -> None:
+    """All nodes come to the same log within `seconds`: identity, serial and root."""
     first, *others = nodes
 
     def facts(node: Node) -> tuple[object, ...]:
@@ -96,7 +96,11 @@ def check_same_roots(nodes: Sequence[Node]) -> None:
         return status["log_identity"], status["serial"], status["root"]
 
     for other in others:
-        eventually(lambda: facts(first) == facts(other), 10, f"{other.name} equals {first.name}")  # noqa: B023
+
+        def same(other: Node = other) -> bool:
+            return facts(first) == facts(other)
+
+        eventually(same, seconds, f"{other.name} equals {first.name}")
 
 
 def temporary_files(node: Node) -> list[Path]:

@@ -55,8 +55,10 @@ class Uploaders:
         while not self._stop.is_set():
             number += 1
             built = wheel(f"kill-{worker}", f"1.{number}", size=20_000)
+            # Some breath between files: the point is when the kill comes, not how many there are.
             while not self._once(built) and not self._stop.wait(0.03):
                 pass
+            self._stop.wait(0.03)
 
     def _once(self, built: Built) -> bool:
         try:
@@ -79,7 +81,8 @@ class Uploaders:
 
 def _check_all_there(uploaders: Uploaders, primary: Node, replica: Node) -> None:
     assert uploaders.surprises == []
-    check_same_roots((primary, replica))
+    # A replica that found nobody several times in a row waits longer each time.
+    check_same_roots((primary, replica), seconds=40)
     status = primary.status()
     assert max(uploaders.serials) <= status["serial"]
     names = sorted({built.name for built in uploaders.acknowledged})

@@ -18,6 +18,7 @@ from attrs import define, field, frozen
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from cluster.clock import Clock
 from cluster.durable import write_durably
@@ -75,15 +76,17 @@ class Follower:
     note: bytes | None = None
     _chance: random.Random = field(factory=random.Random)
     _running: Deferred[None] | None = None
+    _stopped: bool = False
 
     def start(self) -> None:
         """Begin to follow; returns at once."""
         self.following = Following(since=self._now(), caught_up_once=self._caught_up_file.exists())
         self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(lambda f: f.trap(CancelledError) and None)
+        self._running.addErrback(_cancelled)
 
     async def stop(self) -> None:
         """Break off what is being waited for and end."""
+        self._stopped = True
         if self._running is not None and not self._running.called:
             self._running.cancel()
             await self._running
@@ -102,12 +105,12 @@ class Follower:
         return self.following.state is not State.PRIMARY_UNREACHABLE
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopped:
             try:
                 await self._step()
-            except CancelledError:
-                raise
             except Exception as error:
+                if self._stopped:  # whatever the cancelled wait was turned into
+                    return
                 self._failed(error)
                 await self._pause(delay_seconds(self.following, self._chance))
 
@@ -168,6 +171,10 @@ class Follower:
             await self._heavy.run(write_identity, self._identity_file, met)
             self.identity = met
         return self.identity
+
+
+def _cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)
 
 
 def read_identity(path: Path) -> LogIdentity | None:

@@ -19,7 +19,8 @@ from cluster.errors import InvalidRequest, LogError, UnknownFormat
 
 MAX_ENTRY_BYTES: Final = 65_535  # the length prefix of C2SP tlog-tiles has 16 bits
 _MAX_PARTS: Final = 256
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+_MAX_NUMBER: Final = 2**63 - 1  # what a database column holds
 
 
 class Kind(StrEnum):
@@ -83,10 +84,10 @@ def encode(change: Change, *, serial: int, epoch: int, time: str, actor: str) ->
     }  # fmt: skip
     if _RESERVED & change.payload.keys():
         raise ValueError(f"a payload uses a reserved key: {sorted(change.payload)}")
-    _refuse_floats(change.payload)
     try:
+        _refuse_floats(change.payload)
         raw = orjson.dumps({**change.payload, **head}, option=orjson.OPT_SORT_KEYS)
-    except (TypeError, orjson.JSONEncodeError) as error:
+    except (TypeError, RecursionError, orjson.JSONEncodeError) as error:
         raise InvalidRequest(f"this cannot be recorded: {error}") from None
     if len(raw) > MAX_ENTRY_BYTES:
         raise InvalidRequest(
@@ -105,8 +106,9 @@ def decode(raw: bytes) -> Entry:
     except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError):
         raise LogError("an entry is not a JSON object with the fields of one") from None
     kind = _known_kind(head["kind"], head["format"])
-    if type(head["serial"]) is not int or type(head["epoch"]) is not int or head["serial"] < 1:
-        raise LogError("an entry's serial or epoch is not a number")
+    for number, least in ((head["serial"], 1), (head["epoch"], 0)):
+        if type(number) is not int or not least <= number <= _MAX_NUMBER:
+            raise LogError("an entry's serial or epoch is not a number")
     if not isinstance(head["actor"], str) or not _TIME.fullmatch(str(head["time"])):
         raise LogError("an entry's actor or time is malformed")
     return Entry(head["serial"], head["epoch"], head["time"], head["actor"], kind, values, raw)
@@ -117,7 +119,7 @@ def _known_kind(kind: object, format_number: object) -> Kind:
         known = Kind(str(kind))
     except ValueError:
         raise UnknownFormat(f"a change of kind {kind!r} is unknown: upgrade this node") from None
-    if not isinstance(format_number, int) or not 1 <= format_number <= FORMAT[known]:
+    if type(format_number) is not int or not 1 <= format_number <= FORMAT[known]:
         raise UnknownFormat(f"format {format_number!r} of {kind} is unknown: upgrade this node")
     return known
 

@@ -104,14 +104,18 @@ class Follower:
         """Whether the primary answered when it was last asked."""
         return self.following.state is not State.PRIMARY_UNREACHABLE
 
+    def stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopped
+
     async def _run(self) -> None:
-        while not self._stopped:
+        while not self.stopping():
             try:
                 await self._step()
             except Exception as error:
-                if self._stopped:  # whatever the cancelled wait was turned into
-                    return
                 self._failed(error)
+                if self.stopping():  # whatever the cancelled wait was turned into
+                    return
                 await self._pause(delay_seconds(self.following, self._chance))
 
     def _failed(self, error: Exception) -> None:

@@ -13,14 +13,12 @@ from twisted.internet.defer import Deferred
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer  # type: ignore[attr-defined]
 
-from cluster.agent import Requester
 from cluster.clock import Clock
 from cluster.errors import Unavailable
 from cluster.names import IndexName
 from cluster.protocol import CLIENT_HEADER, SERIAL_HEADER
 from cluster.state.position import Position
 from cluster.upstream.client import bounded, explain, first, read_body
-from cluster.upstream.client import request as send_request
 from cluster.web.body import RequestStream
 from cluster.web.identity import forwarded_for
 from cluster.web.replies import Reply
@@ -39,14 +37,13 @@ class Forwarding:
     """Sends clients' writes to the primary."""
 
     _client: PrimaryClient
-    _agent: Requester
     _position: Position
     _clock: Clock
 
     async def small(self, request: NodeRequest) -> Reply:
         """Forward a request whose body is in memory; raises Unavailable."""
         body = request.content.read()
-        return await self._forward(request, _Bytes(body) if body else None, 60.0)
+        return await self._forward(request, body or None, 60.0)
 
     async def upload(self, request: NodeRequest, stream: RequestStream, index: IndexName) -> Reply:
         """Forward an upload; raises Unavailable.
@@ -69,19 +66,19 @@ class Forwarding:
         passed = {name: value for name, value in given.items() if value is not None}
         return {**passed, **self._client.headers(), CLIENT_HEADER: forwarded_for(request)}
 
-    async def _forward(self, request: NodeRequest, body: Any, seconds: float) -> Reply:
-        url = self._client.url + request.uri.decode("ascii")
+    async def _forward(self, request: NodeRequest, body: object, seconds: float) -> Reply:
+        path = request.uri.decode("ascii")
         method, headers = request.method.decode("ascii"), self._headers(request)
-        work = Deferred.fromCoroutine(self._exchange(method, url, headers, body))
+        work = Deferred.fromCoroutine(self._exchange(method, path, headers, body))
         try:
             return await bounded(work, seconds, self._clock)
         except Exception as error:
             raise _away(error) from error
 
     async def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: Any
+        self, method: str, path: str, headers: Mapping[str, str], body: object
     ) -> Reply:
-        response = await send_request(self._agent, method, url, headers, body)
+        response = await self._client.send(method, path, headers, body)
         return await self._relayed(response, await read_body(response, _ANSWER_BYTES))
 
     async def _relayed(self, response: Any, body: bytes) -> Reply:
@@ -100,30 +97,6 @@ def _away(error: Exception) -> Unavailable:
         f"the primary, which takes all changes, is out of reach ({explain(error)}); "
         "nothing is known to be stored, try again"
     )
-
-
-@implementer(IBodyProducer)
-@define(eq=False)
-class _Bytes:
-    """A small body in memory."""
-
-    _data: bytes
-    length: int = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.length = len(self._data)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._data)
-        done: Deferred[None] = Deferred()
-        done.callback(None)
-        return done
-
-    def pauseProducing(self) -> None: ...
-
-    def resumeProducing(self) -> None: ...
-
-    def stopProducing(self) -> None: ...
 
 
 @implementer(IBodyProducer)

@@ -15,10 +15,11 @@ from urllib.parse import quote
 import orjson
 import zstandard
 from attrs import define, field, frozen
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
-from twisted.web.client import FileBodyProducer
+from twisted.web.http_headers import Headers
 
-from cluster.agent import Requester, Response
+from cluster.agent import Response
 from cluster.auth.nodes import NodeSecret
 from cluster.clock import Clock
 from cluster.errors import LogError, UpstreamError
@@ -38,7 +39,7 @@ from cluster.protocol import (
     decode_tail,
     identity_proof,
 )
-from cluster.upstream.client import bounded, explain, first, read_body, request
+from cluster.upstream.client import USER_AGENT, bounded, explain, first, read_body
 from cluster.upstream.ondemand import LIST_WAIT_SECONDS
 from cluster.web.status import LogIdentity
 from replica.following import Diverged, NotAdmitted, Unreachable, WrongLog
@@ -77,7 +78,7 @@ class PrimaryClient:
     """Sends requests to the primary, as the node `uuid`."""
 
     url: str
-    _agent: Requester
+    _http: HTTPClient
     _clock: Clock
     _secret: NodeSecret
     _uuid: str
@@ -107,9 +108,21 @@ class PrimaryClient:
     async def _ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, limit: int
     ) -> Answer:
-        producer = FileBodyProducer(BytesIO(body)) if body is not None else None
-        response = await request(self._agent, method, self.url + path, headers, producer)
+        response = await self.send(method, path, headers, body)
         return Answer(response.code, await read_body(response, limit), response)
+
+    async def send(
+        self, method: str, path: str, headers: Mapping[str, str], body: Any = None
+    ) -> Response:
+        """Send a request, whose body may be bytes or an IBodyProducer; the caller reads the
+        response. Redirects are not followed: they would carry our credentials away.
+        """
+        raw = {"User-Agent": [USER_AGENT], **{name: [value] for name, value in headers.items()}}
+        response: Response = await self._http.request(
+            method, self.url + path, headers=Headers(raw), data=body,
+            allow_redirects=False, unbuffered=True,
+        )  # fmt: skip
+        return response
 
     def _learn_clock(self, response: Response) -> None:
         # Tokens expire by the primary's clock; ours may be wrong by hours and still join.

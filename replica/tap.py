@@ -5,9 +5,10 @@ from __future__ import annotations
 import cluster.monotonic  # isort: skip  # noqa: F401 - before anything imports the reactor
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, field
+from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.python import usage
 
@@ -66,9 +67,9 @@ class Replica:
     async def start(self) -> ReplicaWeb:
         """Begin to follow, and make the application."""
         parts = self.parts
-        agent = make_direct_agent(parts.reactor)
+        http = HTTPClient(cast(Any, make_direct_agent(parts.reactor)))
         self._client = PrimaryClient(
-            self.primary_url, agent, parts.reactor, parts.secret, parts.uuid, time.time
+            self.primary_url, http, parts.reactor, parts.secret, parts.uuid, time.time
         )
         self._files = FileSync(parts.database, parts.store, parts.position, parts.reactor)
         self.follower = Follower(
@@ -87,7 +88,7 @@ class Replica:
                 "replica", lambda: self.follower.identity, self._not_ready, self._more
             ),
             log=parts.log_pages(lambda: self.follower.note),
-            forwarding=Forwarding(self._client, agent, parts.position, parts.reactor),
+            forwarding=Forwarding(self._client, parts.position, parts.reactor),
             primary_url=self.primary_url,
         )  # fmt: skip
         self.follower.start()

@@ -15,7 +15,7 @@ from tests.functional.helpers import (
     check_same_roots,
 )
 from tests.installers import pip_install, uv_install
-from tests.processes import Cluster, Node
+from tests.processes import Cluster, Node, eventually
 
 pytestmark = pytest.mark.functional
 
@@ -72,8 +72,7 @@ def test_replica_restarts_without_primary(nodes: Cluster, tmp_path: Path) -> Non
     replica.restart()
     uv_install(f"{replica.url}/root/pypi/+simple/", "app", target=tmp_path / "after")
     check_installed(tmp_path / "after")
-    follower = replica.status()["follower"]
-    assert follower["last_error"], follower
+    eventually(lambda: replica.status()["follower"]["last_error"], 5, "the failure in the status")
 
 
 def test_replica_alone_asks_upstream(nodes: Cluster) -> None:

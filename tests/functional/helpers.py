@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -64,14 +65,17 @@ def wait_visible(node: Node, index: str, built: Built, seconds: float) -> str:
 
 
 def check_same_pages(nodes: Sequence[Node], index: str, projects: Iterable[str]) -> None:
-    """Pages and lists are byte-identical on all nodes, plain and compressed, ETags included."""
-    for project in ["", *(f"{project}/" for project in projects)]:
+    """Pages are byte-identical on all nodes, plain and compressed, ETags included.
+
+    The empty project is the project list.
+    """
+    for project in [f"{project}/" if project else "" for project in projects]:
         for accept, coding in product(FORMATS, ("identity", "gzip")):
             path = f"/{index}/+simple/{project}"
             answers = [n.get(path, accept=accept, accept_encoding=coding) for n in nodes]
-            assert [a.status for a in answers] == [200] * len(answers), (path, answers)
+            assert [a.status for a in answers] == [200] * len(answers), path
             assert answers[0].headers["content-type"].startswith(accept)
-            seen = {(answer.headers["etag"], answer.body) for answer in answers}
+            seen = {(a.headers["etag"], hashlib.sha256(a.body).hexdigest()) for a in answers}
             assert len(seen) == 1, (path, accept, coding, seen)
 
 

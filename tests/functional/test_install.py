@@ -56,7 +56,7 @@ def test_cluster_outlives_upstream_and_primary(nodes: Cluster, tmp_path: Path) -
     check_same_roots(everyone)
     wanted = [b for b in TREE if (b.name, b.version) not in {("lib-a", "1.0"), ("lib-d", "3.0")}]
     for index in ("root/pypi", "root/html"):
-        check_same_pages(everyone, index, PROJECTS)
+        check_same_pages(everyone, index, ["", *PROJECTS])
         check_same_files(everyone, index, [b for b in wanted if b.requires_python != ">=99"])
 
 

@@ -90,7 +90,7 @@ def _check_all_there(uploaders: Uploaders, primary: Node, replica: Node) -> None
         urls = {name: node.file_urls("root/dev", name) for name in names}
         for built in uploaders.acknowledged:
             assert http("GET", urls[built.name][built.filename]).body == built.data
-    check_same_pages((primary, replica), "root/dev", names)
+    check_same_pages((primary, replica), "root/dev", ["", *names])
     assert [temporary_files(node) for node in (primary, replica)] == [[], []]
 
 

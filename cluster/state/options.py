@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from cluster.errors import InvalidRequest
 from cluster.model import HostedIndex, Index, MirrorIndex
@@ -18,6 +19,7 @@ _MIRROR_EXTRA: Final = {"mirror_web_url_fmt", "mirror_use_external_urls", "mirro
 # devpi discards these silently when they are given to a mirror.
 _DISCARDED_BY_MIRRORS: Final = {"bases", "acl_upload", "mirror_whitelist", "pypi_whitelist"}
 _IGNORED: Final = {"projects", "type"}
+_MAX_SECONDS: Final = 2**53  # beyond it JSON readers disagree about integers
 
 
 def parse_options(name: IndexName, given: Mapping[str, Any]) -> Index:
@@ -106,9 +108,9 @@ def _whitelist(key: str, value: Any) -> list[str]:
 def _seconds(key: str, value: Any) -> int:
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1
-    if number < 0 or isinstance(value, bool):
+    if not 0 <= number <= _MAX_SECONDS or isinstance(value, bool):
         raise InvalidRequest(f"{key} must be a number of seconds, not {value!r}")
     return number
 
@@ -116,6 +118,12 @@ def _seconds(key: str, value: Any) -> int:
 def _url(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.startswith(("http://", "https://")):
         raise InvalidRequest(f"{key} must start with http:// or https://, not {value!r}")
+    try:
+        host = urlsplit(value).hostname
+    except ValueError:
+        host = None
+    if not host or not value.isprintable():
+        raise InvalidRequest(f"{key} must be a URL with a host, not {value!r}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What the core tests stand on: a log with a fixed key, databases in memory, a runner that waits."""
+"""What the core tests stand on: a log with a fixed key, databases in memory, waiting runners."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from attrs import define, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock as TestClock
 
+from cluster.clock import Clock
 from cluster.log import changelog
 from cluster.log.changes import Change, Entry, Kind, encode
 from cluster.log.checkpoint import LogSigner
+from cluster.log.merkle import Frontier
 from cluster.protocol import log_origin
 from cluster.state import freshness, schema
 from cluster.state.database import Database, open_engine
@@ -43,6 +45,11 @@ START = Change(Kind.EPOCH_STARTED, {"log": LOG, "key": KEY})
 def utc() -> datetime:
     """The moment at which all tests happen."""
     return datetime.fromtimestamp(NOW, UTC)
+
+
+def as_clock(clock: TestClock) -> Clock:
+    """A test clock as our code sees clocks."""
+    return cast(Clock, clock)
 
 
 def user_set(name: str, **options: Any) -> Change:
@@ -79,14 +86,14 @@ def database() -> Iterator[Database]:
         yield Database(made, Inline(), Inline())
 
 
-def position(clock: Any = None) -> Position:
+def position(clock: Clock | None = None) -> Position:
     """The position of an empty log."""
-    return Position(clock or Clock(), Head(0, 0, changelog.Frontier().root, None))
+    return Position(clock or as_clock(TestClock()), Head(0, 0, Frontier().root, None))
 
 
 def writer(of: Database, at: Position | None = None) -> Writer:
     """A writer for an empty log."""
-    return Writer(of, at or position(), EPOCH, changelog.Frontier(), utc)
+    return Writer(of, at or position(), EPOCH, Frontier(), utc)
 
 
 @define

@@ -153,7 +153,7 @@ def test_mutated_entries_raise_only_log_errors(data: st.DataObject) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(sorted(RESERVED) + ["user", "part", "parts"]),
+        st.sampled_from([*sorted(RESERVED), "user", "part", "parts"]),
         st.none() | json_values | st.floats(),
     )
 )

@@ -53,18 +53,23 @@ class NodeOptions(usage.Options):
             value = os.environ.get(variable)
             if value and not self.get(name):
                 self[name] = value.split(",") if name == "listen" else value
+        for name in self._flags():
+            value = os.environ.get(ENVIRONMENT_PREFIX + name.upper().replace("-", "_"))
+            if value is not None:
+                self[name] = self[name] or value.lower() in ("1", "true", "yes")
         self["listen"] = self["listen"] or [DEFAULT_LISTEN]
         self["state-dir"] = self["state-dir"] or self.default_state_dir
         check_url("outside-url", self["outside-url"])
 
     def _names(self) -> list[str]:
-        return ["listen", *(parameter[0] for parameter in self._all_parameters())]
+        return ["listen", *self._declared("optParameters")]
 
-    def _all_parameters(self) -> list[list[str]]:
-        found: list[list[str]] = []
-        for base in type(self).__mro__:
-            found += base.__dict__.get("optParameters", [])
-        return found
+    def _flags(self) -> list[str]:
+        return self._declared("optFlags")
+
+    def _declared(self, attribute: str) -> list[str]:
+        bases = type(self).__mro__
+        return [entry[0] for base in bases for entry in base.__dict__.get(attribute, ())]
 
     def settings(self) -> NodeSettings:
         """The checked settings."""

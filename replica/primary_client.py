@@ -163,7 +163,9 @@ class PrimaryClient:
         self._expect_ok(answer)
         if first(answer.response, "Content-Type") != TAIL_TYPE:
             raise LogError(f"{self.url} answers something that is not a page of the log")
-        return answer.body, first(answer.response, "Content-Encoding"), answer.serial
+        # treq takes off gzip itself, and leaves an empty Content-Encoding behind.
+        encoding = first(answer.response, "Content-Encoding") or None
+        return answer.body, encoding, answer.serial
 
     def _expect_ok(self, answer: Answer) -> None:
         if answer.status == 200:

@@ -12,7 +12,7 @@ from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.python import usage
 
-from cluster.agent import make_direct_agent
+from cluster.agent import Requester, make_direct_agent
 from cluster.errors import PymirrorError
 from cluster.files.sources import HttpSource, Source
 from cluster.node import NodeService, Parts, open_parts, upstream_sources
@@ -61,13 +61,15 @@ class Replica:
     parts: Parts
     primary_url: str
     follower: Follower = field(init=False)
+    _agent: Requester = field(init=False)
     _client: PrimaryClient = field(init=False)
     _files: FileSync = field(init=False)
 
     async def start(self) -> ReplicaWeb:
         """Begin to follow, and make the application."""
         parts = self.parts
-        http = HTTPClient(cast(Any, make_direct_agent(parts.reactor)))
+        self._agent = make_direct_agent(parts.reactor)
+        http = HTTPClient(cast(Any, self._agent))
         self._client = PrimaryClient(
             self.primary_url, http, parts.reactor, parts.secret, parts.uuid, time.time
         )
@@ -97,9 +99,7 @@ class Replica:
 
     def _sources(self, located: LocatedFile, path: str) -> list[Source]:
         url = self.primary_url + path
-        primary = HttpSource(
-            "primary", self.parts.agent, lambda wanted: url, self._client.headers()
-        )
+        primary = HttpSource("primary", self._agent, lambda wanted: url, self._client.headers())
         upstream = upstream_sources(self.parts, located)
         # A primary that does not answer costs a time-out; do not make every client pay it.
         return [primary, *upstream] if self.follower.reachable else [*upstream, primary]

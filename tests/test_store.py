@@ -74,7 +74,7 @@ async def test_a_file_is_kept_under_its_digest(tmp_path: Path) -> None:
             "blake2b_256": hashlib.blake2b(DATA, digest_size=32).hexdigest(),
         }
         path = store.path(SHA256)
-        assert path == tmp_path / "sha256" / SHA256[:2] / SHA256[2:4] / SHA256
+        assert path == tmp_path / "sha256" / SHA256[:2] / SHA256
         assert path.read_bytes() == DATA
         assert stat.S_IMODE(path.stat().st_mode) == 0o444
         assert files_below(tmp_path) == [path]
@@ -99,7 +99,7 @@ async def test_bytes_are_durable_before_the_name(
 
     monkeypatch.setattr(os, "fsync", fsync)
     await store.add_bytes(DATA)
-    folder = f"sha256/{SHA256[:2]}/{SHA256[2:4]}"
+    folder = f"sha256/{SHA256[:2]}"
     assert seen[0] == ("tmp", False)
     assert seen[-1] == (folder, True)
     assert (os.path.dirname(folder), False) in seen

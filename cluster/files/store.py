@@ -1,4 +1,4 @@
-"""The content-addressed file store: ``<root>/sha256/ab/cd/<64 hex digits>``.
+"""The content-addressed file store: ``<root>/sha256/ab/<64 hex digits>``.
 
 A file is there whole or not at all: it is written below ``<root>/tmp`` (same file system), made
 durable and then renamed. Files never change and are not deleted yet, so what was found once is
@@ -72,7 +72,7 @@ class FileStore:
         """Where the file with this digest is or would be. Raises InvalidRequest."""
         if not SHA256.fullmatch(sha256):
             raise InvalidRequest(f"{sha256!r} is not a sha256 in lower-case hex")
-        return self.root / "sha256" / sha256[:2] / sha256[2:4] / sha256
+        return self.root / "sha256" / sha256[:2] / sha256
 
     async def size_of(self, sha256: str) -> int | None:
         """The file's size in bytes, or None if it is not here."""

@@ -150,7 +150,6 @@ class NodeRequest(Request):
             return
         if self.method in (b"GET", b"HEAD") and self.node.serve_hot(self):
             return
-        self.set_common_headers()
         self.channel.site.begin(self)
         super().process()
 

@@ -66,6 +66,7 @@ def answering(handler: Handler) -> Callable[..., Awaitable[None]]:
 
     @wraps(handler)
     async def endpoint(web: Any, request: NodeRequest, *args: Any, **kw: Any) -> None:
+        request.set_common_headers()
         try:
             reply = await handler(web, request, *args, **kw)
         except CancelledError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import define
+from attrs import define, evolve
 from sqlalchemy import Connection
 
 from cluster.errors import PymirrorError
@@ -54,7 +54,10 @@ class UpstreamRefresher:
         except PymirrorError as error:
             self._health.failed(index.name, project, str(error))
             return MirrorAnswer(failure(known, self._now(), str(error)))
-        self._health.succeeded(index.name, project)
+        if answer.error is None:
+            self._health.succeeded(index.name, project)
+        else:
+            self._health.failed(index.name, project, answer.error)
         return MirrorAnswer(answer)
 
     async def _project(
@@ -75,10 +78,7 @@ class UpstreamRefresher:
             # A content network may serve yesterday's page; ours is newer (standards C5).
             return failure(known, now, f"upstream went back to its serial {serial}")
         await self._record(index, project, page)
-        if page.skipped:
-            text = f"{len(page.skipped)} entries were not understood, such as {page.skipped[0]!r}"
-            self._health.failed(index.name, project, text)
-        return found(answer, serial, now)
+        return evolve(found(answer, serial, now), error=_complaint(page))
 
     async def _record(
         self, index: MirrorIndex, project: NormalizedName, page: ParsedProject
@@ -122,6 +122,12 @@ def found(page: Page, serial: int | None, now: float) -> Freshness:
     return Freshness(
         Outcome.FOUND, now, now, page.url, page.etag, page.last_modified, serial
     )  # fmt: skip
+
+
+def _complaint(page: ParsedProject) -> str | None:
+    if not page.skipped:
+        return None
+    return f"{len(page.skipped)} entries were not understood, such as {page.skipped[0]!r}"
 
 
 def _is_older(serial: int | None, url: str, known: Freshness | None) -> bool:

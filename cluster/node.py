@@ -34,12 +34,14 @@ from cluster.simple.listing import ListPages
 from cluster.state import freshness, queries, schema
 from cluster.state.database import Database, open_engine
 from cluster.state.position import Head, Position
+from cluster.state.projectcache import ProjectCache
 from cluster.state.queries import LocatedFile
 from cluster.threads import Threads
 from cluster.upstream.client import UpstreamClient, authorization
 from cluster.upstream.health import UpstreamHealth
 from cluster.upstream.ondemand import OnDemand, Refresher
 from cluster.web.files import Files, Learned, Sources
+from cluster.web.hotfiles import HotFiles
 from cluster.web.identity import Identity
 from cluster.web.log import LogPages
 from cluster.web.request import NodeHandlers, NodeSite
@@ -48,6 +50,7 @@ from cluster.web.status import FileFailures, LogIdentity, StatusDocument
 from cluster.web.unlogged import UnloggedFiles
 
 PAGE_CACHE_BYTES = 32 << 20
+FILE_CACHE_BYTES = 8 << 20
 SHUTDOWN_SECONDS = 30.0
 
 
@@ -97,6 +100,7 @@ class Parts:
     agent: Requester
     client: UpstreamClient
     cache: PageCache
+    hot_files: HotFiles
     lists: ListPages
     identity: Identity
     blobs: SecretBlobs
@@ -115,7 +119,8 @@ class Parts:
     def files(self, sources: Sources, learned: Learned | None) -> Files:
         """Files, fetched from `sources` when they are not in the store."""
         return Files(
-            self.database, self.store, self.fetcher, sources, self.unlogged, learned
+            self.database, self.store, self.fetcher, sources, self.unlogged, learned,
+            self.position, self.hot_files,
         )  # fmt: skip
 
     def log_pages(self, checkpoint: Callable[[], bytes | None]) -> LogPages:
@@ -167,6 +172,8 @@ def open_parts(reactor: Any, settings: NodeSettings, make_secret: Callable[[], b
     lists = ListPages(database, reactor, state_dir / "lists", lambda: position.serial)
     position.listen(cache.changed)
     position.listen(lists.changed)
+    hot_files: HotFiles = ProjectCache(FILE_CACHE_BYTES)
+    position.listen(hot_files.changed)
     secret = NodeSecret(read_or_make(settings.secret_file, make_secret), time.time)
     blobs = SecretBlobs(state_dir / "secrets")
     uuid = read_or_make(state_dir / "uuid", lambda: str(uuid4()).encode()).decode().strip()
@@ -178,7 +185,7 @@ def open_parts(reactor: Any, settings: NodeSettings, make_secret: Callable[[], b
         reactor=reactor, settings=settings, uuid=uuid, pools=pools, secret=secret,
         database=database, local=local, frontier=frontier, position=position, store=store,
         fetcher=Fetcher(store, reactor, failed), failures=failures, health=health, agent=agent,
-        client=UpstreamClient(agent, reactor), cache=cache, lists=lists,
+        client=UpstreamClient(agent, reactor), cache=cache, hot_files=hot_files, lists=lists,
         identity=Identity(database, PasswordChecker(pools.heavy, reactor), blobs, secret),
         blobs=blobs, unlogged=UnloggedFiles(), started_at=time.time(),
     )  # fmt: skip

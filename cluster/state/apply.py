@@ -63,21 +63,27 @@ def _links(file: Mapping[str, Any]) -> dict[str, str | None]:
     return {"link": digest[:16], "url_link": url_link(file["url"]) if computed else None}
 
 
-def _upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+def _upsert(
+    connection: Connection,
+    table: Table,
+    rows: list[dict[str, Any]],
+    changed: tuple[str, ...] | None = None,
+) -> None:
+    """Insert rows; of those that are there, set the columns `changed` (None: all)."""
     if rows:
         # Straight to the driver: a fresh replica does this a million times, and SQLAlchemy's
         # own handling of each row costs more than SQLite's.
-        sql = _upsert_sql(table, tuple(rows[0]))
+        sql = _upsert_sql(table, tuple(rows[0]), changed)
         connection.exec_driver_sql(sql, [tuple(row.values()) for row in rows])
 
 
 @lru_cache(maxsize=64)
-def _upsert_sql(table: Table, columns: tuple[str, ...]) -> str:
+def _upsert_sql(table: Table, columns: tuple[str, ...], changed: tuple[str, ...] | None) -> str:
     statement = insert(table)
     keys = [column.name for column in table.primary_key]
-    changed = {name: statement.excluded[name] for name in columns if name not in keys}
+    wanted = [name for name in columns if name not in keys] if changed is None else changed
     upsert = statement.values(dict.fromkeys(columns)).on_conflict_do_update(
-        index_elements=keys, set_=changed
+        index_elements=keys, set_={name: statement.excluded[name] for name in wanted}
     )
     compiled = upsert.compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=columns)
     if tuple(compiled.positiontup or ()) != columns:
@@ -186,16 +192,16 @@ def _mirror_listing(connection: Connection, entry: Entry, touched: Touched) -> N
 
 def _touch_project(connection: Connection, entry: Entry, touched: Touched) -> None:
     payload = entry.payload
-    display = payload.get("name", payload["project"])
-    statement = insert(schema.projects).values(
-        index_name=payload["index"], name=payload["project"], display=display, present=1,
-        status=b"{}", bare_versions=b"[]", serial=entry.serial,
-    )  # fmt: skip
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["index_name", "name"], set_={"present": 1, "serial": entry.serial}
-        )
-    )
+    row = {
+        "index_name": payload["index"],
+        "name": payload["project"],
+        "display": payload.get("name", payload["project"]),
+        "present": 1,
+        "status": b"{}",
+        "bare_versions": b"[]",
+        "serial": entry.serial,
+    }
+    _upsert(connection, schema.projects, [row], changed=("present", "serial"))
     touched.projects.add(payload["project"])
     touched.lists.add(payload["index"])
 

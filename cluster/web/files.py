@@ -20,8 +20,11 @@ from cluster.model import DistributionFile
 from cluster.names import IndexName
 from cluster.state import queries
 from cluster.state.database import Database
+from cluster.state.position import Position
 from cluster.state.queries import LocatedFile
-from cluster.web.filebody import FileFacts, send_stored, send_transfer
+from cluster.web.filebody import send_stored, send_transfer
+from cluster.web.fileplan import FileFacts
+from cluster.web.hotfiles import SMALL_BYTES, HotFile, HotFiles, send_hot
 from cluster.web.request import NodeRequest
 from cluster.web.unlogged import UnloggedFiles
 
@@ -53,11 +56,23 @@ class Files:
     _sources: Sources
     _unlogged: UnloggedFiles
     _learned: Learned | None
+    _position: Position
+    _hot: HotFiles
+
+    def hot(self, request: NodeRequest) -> bool:
+        """Answer from memory if the bytes are there."""
+        file = self._hot.get(request.path)
+        return file is not None and send_hot(request, file, self._store)
 
     async def serve(
         self, request: NodeRequest, index: IndexName, kind: str, link: str, filename: str
     ) -> None:
         """Answer with a file or its metadata; raises NotFound, UpstreamError."""
+        hot = self._hot.get(request.path)
+        if hot is not None:
+            await send_stored(request, self._store, hot.facts)
+            return
+        read_at = self._position.serial
         wants_metadata = filename.endswith(METADATA_SUFFIX)
         name = filename.removesuffix(METADATA_SUFFIX)
         located = await self._locate(index, kind, link, name)
@@ -65,15 +80,22 @@ class Files:
             located = evolve(located, file=_metadata_of(located.file))
         sha256, content_type = located.file.sha256, _content_type(filename)
         facts = FileFacts(sha256, _epoch(located.file.upload_time), content_type)
-        if sha256 is not None and await self._store.size_of(sha256) is not None:
-            await send_stored(request, self._store, facts)
+        size = None if sha256 is None else await self._store.size_of(sha256)
+        if sha256 is not None and size is not None:
+            body = await self._read(sha256) if size <= SMALL_BYTES else None
+            file = HotFile(located.project, read_at, facts, body)
+            self._hot.put(request.path, file)
+            if not send_hot(request, file, self._store):
+                await send_stored(request, self._store, facts)
             return
-        path = request.path.decode("ascii")
-        transfer = self.fetch(located, path)
+        transfer = self.fetch(located, request.path.decode("ascii"))
         if sha256 is None:
             # Nobody may cache for ever what nobody has verified.
             facts = evolve(facts, cache_control="max-age=60")
         await send_transfer(request, transfer, self._store.threads, facts)
+
+    async def _read(self, sha256: str) -> bytes:
+        return await self._store.threads.run(self._store.path(sha256).read_bytes)
 
     async def _locate(self, index: IndexName, kind: str, link: str, name: str) -> LocatedFile:
         def locate(connection: Connection) -> LocatedFile:

@@ -55,7 +55,7 @@ class NodeWeb:
         """Answer a page from memory: no database, no routing."""
         reply = self.simple.hot(request)
         if reply is None:
-            return False
+            return self.files.hot(request)
         request.set_common_headers()
         request.answer(reply)
         return True

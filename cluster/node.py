@@ -151,15 +151,23 @@ class Parts:
         self.local.engine.dispose()
 
 
-def open_parts(reactor: Any, settings: NodeSettings, make_secret: Callable[[], bytes]) -> Parts:
-    """Open the state directory and make what every node needs; nothing is served yet."""
+def open_parts(
+    reactor: Any, settings: NodeSettings, make_secret: Callable[[], bytes], *, durable: bool
+) -> Parts:
+    """Open the state directory and make what every node needs; nothing is served yet.
+
+    `durable` is whether each commit is fsynced: what a primary acknowledges must survive a
+    power cut; a replica that forgets its last entries follows them again.
+    """
     state_dir = settings.state_dir
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     for scratch in ("scratch", "lists"):  # of a process that is gone
         shutil.rmtree(state_dir / scratch, ignore_errors=True)
         (state_dir / scratch).mkdir()
     pools = Pools.make(reactor)
-    engine = open_engine(state_dir / "log.sqlite", changelog.metadata, schema.metadata)
+    engine = open_engine(
+        state_dir / "log.sqlite", changelog.metadata, schema.metadata, durable=durable
+    )
     local_engine = open_engine(state_dir / "local.sqlite", freshness.metadata, durable=False)
     database = Database(engine, pools.writer, pools.readers)
     local = Database(local_engine, pools.local, pools.local)

@@ -10,7 +10,7 @@ import base64
 import binascii
 import gzip
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import zstandard
 from attrs import define, field, frozen
@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from cluster.errors import InvalidRequest, PymirrorError
 from cluster.log import changelog
 from cluster.log.checkpoint import Checkpoint, LogSigner
-from cluster.log.merkle import leaf_hash
+from cluster.log.merkle import Frontier, leaf_hash
 from cluster.protocol import (
     POLL_WAIT_SECONDS,
     REPLICA_HEADER,
@@ -38,7 +38,7 @@ from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
 from primary.followers import Followers
 
-_COMPRESS_FROM_BYTES = 1_024
+_COMPRESS_FROM_BYTES = 2_048
 _PAGES_KEPT = 16
 
 
@@ -80,7 +80,13 @@ class Feed:
     _secret: Callable[[], bytes]
     _pages: OrderedDict[Key, _Page] = field(factory=OrderedDict)
     _encoding: SingleFlight[Key, _Page] = field(factory=SingleFlight)
+    _newest: tuple[Frontier, Sequence[bytes], Frontier] | None = None
     _stopping: bool = False
+
+    def committed(self, before: Frontier, entries: Sequence[bytes], after: Frontier) -> None:
+        """Keep what was committed just now: followers that are in sync want exactly that."""
+        small = sum(map(len, entries)) <= _COMPRESS_FROM_BYTES
+        self._newest = (before, entries, after) if small else None
 
     def checkpoint(self) -> bytes:
         """A signed note for the head, which is durable."""
@@ -138,8 +144,20 @@ class Feed:
         key = (start, self._position.serial, encoding)
         page = self._pages.get(key)
         if page is None:
+            page = self._of_newest(start)
+        if page is None:
             page = await self._encoding.run(key, lambda: self._make(key))
         return page
+
+    def _of_newest(self, start: int) -> _Page | None:
+        if self._newest is None or self._newest[0].size != start:
+            return None
+        before, entries, after = self._newest
+        return _Page(before.root, self._encoded(entries, after), None)
+
+    def _encoded(self, entries: Sequence[bytes], after: Frontier) -> bytes:
+        note = self._signer.sign(Checkpoint(self._signer.name, after.size, after.root))
+        return encode_tail(TailPage(entries, note))
 
     async def _make(self, key: Key) -> _Page:
         page = await self._database.read(lambda c: self._encode(c, *key))
@@ -154,8 +172,7 @@ class Feed:
         before = changelog.frontier(connection, start)
         entries = changelog.read_raw(connection, start, TAIL_PAGE_BYTES, TAIL_PAGE_ENTRIES, until)
         after = before.extended(leaf_hash(entry) for entry in entries)
-        note = self._signer.sign(Checkpoint(self._signer.name, after.size, after.root))
-        plain = encode_tail(TailPage(entries, note))
+        plain = self._encoded(entries, after)
         if encoding is None or len(plain) < _COMPRESS_FROM_BYTES:
             return _Page(before.root, plain, None)
         packed = zstandard.compress(plain, 3) if encoding == "zstd" else gzip.compress(plain, 6)

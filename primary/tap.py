@@ -101,6 +101,7 @@ class Primary:
             parts.database, parts.position, signer, parts.identity, followers,
             epoch.log, epoch.key, lambda: parts.secret.secret,
         )  # fmt: skip
+        self.writer.on_commit = self.feed.committed
         return self._web(followers, LogIdentity(epoch.log, epoch.key), signer)
 
     def _web(self, followers: Followers, log: LogIdentity, signer: LogSigner) -> PrimaryWeb:
@@ -146,5 +147,7 @@ def makeService(options: Options) -> Service:
 
     settings, wish = options.settings(), options.first_start()
     return NodeService(
-        reactor, settings, lambda r: Primary(open_parts(r, settings, make_secret), wish)
+        reactor,
+        settings,
+        lambda r: Primary(open_parts(r, settings, make_secret, durable=True), wish),
     )

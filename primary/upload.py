@@ -12,6 +12,7 @@ from datetime import datetime
 
 from attrs import define
 from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
 
 from cluster.auth.acl import Principal, require_upload
 from cluster.errors import Conflict, NotFound, TooLarge
@@ -73,10 +74,14 @@ class Uploads:
             inspected = await self._inspectors.run(
                 inspect, content.sink.path, content.filename, form.fields
             )
-            await self._store.add(content.sink)
+            metadata = Deferred.fromCoroutine(self._keep_metadata(inspected))
+            try:
+                await self._store.add(content.sink)
+            finally:
+                core_metadata = await metadata
         finally:
             await form.abort()
-        file = await self._described(inspected, content.filename, digests)
+        file = self._described(inspected, content.filename, digests, core_metadata)
         actor = who.name or ":anonymous:"
         written = await self._writer.write(actor, lambda c: self._decide(c, index, inspected, file))
         text = f"{file.filename} is on {index}" if written.changed else (
@@ -84,12 +89,14 @@ class Uploads:
         )  # fmt: skip
         return text_reply(text, headers={SERIAL_HEADER: str(written.serial)})
 
-    async def _described(
-        self, inspected: Inspected, filename: str, digests: Digests
+    async def _keep_metadata(self, inspected: Inspected) -> str | None:
+        if inspected.metadata is None:
+            return None
+        return (await self._store.add_bytes(inspected.metadata)).sha256
+
+    def _described(
+        self, inspected: Inspected, filename: str, digests: Digests, core_metadata: str | None
     ) -> DistributionFile:
-        metadata = None
-        if inspected.metadata is not None:
-            metadata = (await self._store.add_bytes(inspected.metadata)).sha256
         return DistributionFile(
             filename,
             version=inspected.version,
@@ -97,7 +104,7 @@ class Uploads:
             size=digests.size,
             requires_python=inspected.requires_python,
             upload_time=timestamp(self._now()),
-            core_metadata=metadata,
+            core_metadata=core_metadata,
         )
 
     def _decide(

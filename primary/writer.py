@@ -25,6 +25,9 @@ from cluster.state.database import Database
 from cluster.state.position import Head, Position
 
 Decide = Callable[[Connection], Sequence[Change]]
+OnCommit = Callable[[Frontier, Sequence[bytes], Frontier], None]
+"""Told of each commit: the frontier before, the entries, the frontier after."""
+
 _MAX_GROUP = 256
 
 
@@ -48,6 +51,7 @@ class _Outcome:
     """What became of one group: a result or an error for each write in it."""
 
     frontier: Frontier
+    entries: list[bytes]
     results: list[Written | Exception]
     touched: Touched
     time: str | None
@@ -79,6 +83,7 @@ class Writer:
     position: Position
     epoch: int
     frontier: Frontier
+    on_commit: OnCommit | None = None
     _now: Callable[[], datetime] = utc_now
     _pending: list[_Pending] = field(factory=list)
     _running: Deferred[None] | None = None
@@ -121,7 +126,9 @@ class Writer:
                 pending.done.errback(_not_stored(error))
             return
         if outcome.frontier.size != self.frontier.size:
-            self.frontier = outcome.frontier
+            before, self.frontier = self.frontier, outcome.frontier
+            if self.on_commit is not None:
+                self.on_commit(before, outcome.entries, outcome.frontier)
             head = Head(outcome.frontier.size, self.epoch, outcome.frontier.root, outcome.time)
             self.position.advance(head, outcome.touched)
         for pending, result in zip(group, outcome.results, strict=True):
@@ -134,6 +141,7 @@ class Writer:
         frontier, touched = self.frontier, Touched()
         time = timestamp(self._now())
         results: list[Written | Exception] = []
+        appended: list[bytes] = []
         for pending in group:
             savepoint = connection.begin_nested()
             try:
@@ -145,8 +153,9 @@ class Writer:
                 continue
             savepoint.commit()
             frontier = extended
+            appended += [entry.raw for entry in entries]
             results.append(Written(frontier.size, bool(entries)))
-        return _Outcome(frontier, results, touched, time)
+        return _Outcome(frontier, appended, results, touched, time)
 
     def _apply(
         self, connection: Connection, pending: _Pending, size: int, time: str, touched: Touched

@@ -49,8 +49,9 @@ _EMPTY_PAGE_SECONDS = 0.05
 
 @frozen
 class Taken:
-    """A page after it was applied."""
+    """A page after it was applied; `checkpoint` is the signed note for its end."""
 
+    checkpoint: bytes
     frontier: Frontier
     head: Head
     touched: Touched
@@ -147,12 +148,14 @@ class Follower:
         body, encoding, primary_serial = await self._client.tail(
             identity.log, at, POLL_WAIT_SECONDS if in_sync else 0.0, report
         )
-        page = await self._heavy.run(unpack, body, encoding, TAIL_PAGE_LIMIT)
         epoch = self._position.head.epoch
-        taken = await self._database.write(lambda c: take(c, identity, at, epoch, page))
-        self.note = page.checkpoint
+        # Decompressing here too saves a trip between threads for each page.
+        taken = await self._database.write(
+            lambda c: take(c, identity, at, epoch, unpack(body, encoding, TAIL_PAGE_LIMIT))
+        )
+        self.note = taken.checkpoint
         self.frontier = taken.frontier
-        if page.entries:
+        if taken.frontier.size > at.size:
             time = taken.head.time or self._position.head.time
             self._position.advance(
                 Head(taken.head.serial, taken.head.epoch, taken.head.root, time), taken.touched
@@ -161,7 +164,7 @@ class Follower:
         self.following = applied(before, self._position.serial, primary_serial, now)
         if self.following.caught_up_once and not before.caught_up_once:
             await self._heavy.run(write_durably, self._caught_up_file, b"")
-        if not page.entries:
+        if taken.frontier.size == at.size:
             await self._pause(_EMPTY_PAGE_SECONDS)
 
     async def _known_identity(self) -> LogIdentity:
@@ -221,7 +224,9 @@ def take(
         raise LogError("a page of the log ends inside a group")
     appended = changelog.append(connection, at, entries)
     time = entries[-1].time if entries else None
-    return Taken(appended, Head(appended.size, epoch, appended.root, time), touched)
+    return Taken(
+        page.checkpoint, appended, Head(appended.size, epoch, appended.root, time), touched
+    )
 
 
 def _checked_epoch(entry: Entry, epoch: int, identity: LogIdentity) -> int:

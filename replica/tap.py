@@ -159,5 +159,7 @@ def makeService(options: Options) -> Service:
 
     settings, url = options.settings(), options["primary-url"].rstrip("/")
     return NodeService(
-        reactor, settings, lambda r: Replica(open_parts(r, settings, _no_secret), url)
+        reactor,
+        settings,
+        lambda r: Replica(open_parts(r, settings, _no_secret, durable=False), url),
     )

@@ -77,6 +77,7 @@ class Follower:
     note: bytes | None = None
     _chance: random.Random = field(factory=random.Random)
     _running: Deferred[None] | None = None
+    _pausing: Deferred[None] | None = None
     _stopped: bool = False
 
     def start(self) -> None:
@@ -130,13 +131,20 @@ class Follower:
             self._log.failure("following failed in a way that was not foreseen")
 
     async def _pause(self, seconds: float) -> None:
-        waiter: Deferred[None] = Deferred()
-        timer = self._clock.callLater(seconds, waiter.callback, None)
+        self._pausing = waiter = Deferred()
+        timer = self._clock.callLater(seconds, self.nudge)
         try:
             await waiter
         finally:
+            self._pausing = None
             if timer.active():
                 timer.cancel()
+
+    def nudge(self) -> None:
+        """Try again now: somebody has just had an answer from the primary."""
+        if self._pausing is not None:
+            waiter, self._pausing = self._pausing, None
+            waiter.callback(None)
 
     async def _step(self) -> None:
         identity = await self._known_identity()

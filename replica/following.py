@@ -12,7 +12,7 @@ from cluster.errors import LogError, PymirrorError, UnknownFormat
 from cluster.upstream.health import iso
 
 _FIRST_DELAY_SECONDS = 0.5
-_LONGEST_DELAY_SECONDS = 30.0
+_LONGEST_DELAY_SECONDS = 10.0
 
 
 class State(StrEnum):

@@ -5,7 +5,7 @@ So a client reads its own writes here. Bodies stream through; none is held.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -39,6 +39,7 @@ class Forwarding:
     _client: PrimaryClient
     _position: Position
     _clock: Clock
+    _primary_answered: Callable[[], None]
 
     async def small(self, request: NodeRequest) -> Reply:
         """Forward a request whose body is in memory; raises Unavailable."""
@@ -82,6 +83,7 @@ class Forwarding:
         return await self._relayed(response, await read_body(response, _ANSWER_BYTES))
 
     async def _relayed(self, response: Any, body: bytes) -> Reply:
+        self._primary_answered()
         serial = first(response, SERIAL_HEADER) or ""
         if response.code < 300 and serial.isdigit():
             await self._position.reached(int(serial), _APPLY_SECONDS)

@@ -154,7 +154,7 @@ class PrimaryClient:
         root = base64.urlsafe_b64encode(at.root).decode()
         path = f"{TAIL_PATH}?log={quote(log)}&from={at.size}&root={root}&wait={wait_seconds:g}"
         headers = {
-            **self.headers(), "Accept-Encoding": "zstd, gzip", REPLICA_HEADER: report.decode(),
+            **self.headers(), "Accept-Encoding": "zstd", REPLICA_HEADER: report.decode(),
         }  # fmt: skip
         answer = await self.ask(
             "GET", path, headers,

@@ -90,7 +90,9 @@ class Replica:
                 "replica", lambda: self.follower.identity, self._not_ready, self._more
             ),
             log=parts.log_pages(lambda: self.follower.note),
-            forwarding=Forwarding(self._client, parts.position, parts.reactor),
+            forwarding=Forwarding(
+                self._client, parts.position, parts.reactor, self.follower.nudge
+            ),
             primary_url=self.primary_url,
         )  # fmt: skip
         self.follower.start()

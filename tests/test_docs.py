@@ -78,7 +78,7 @@ def status_of_everything(parts: Parts, web: Any) -> set[str]:
 def opened(options: NodeOptions, *arguments: str) -> Parts:
     """The parts of a node with these options, its threads running."""
     options.parseOptions(arguments)
-    parts = open_parts(reactor, options.settings(), make_secret)
+    parts = open_parts(reactor, options.settings(), make_secret, durable=True)
     for pool in parts.pools.all():
         pool.start()
     return parts

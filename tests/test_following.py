@@ -86,9 +86,9 @@ def test_errors_without_text() -> None:
 
 @given(st.integers(0, 10_000), st.integers())
 def test_delays_are_bounded(failures: int, seed: int) -> None:
-    """Each delay lies between half and all of its step; no step is longer than 30 s."""
+    """Each delay lies between half and all of its step; no step is longer than 10 s."""
     delay = delay_seconds(Following(failures=failures), random.Random(seed))
-    step = min(30.0, 0.5 * 2 ** min(failures, 20))
+    step = min(10.0, 0.5 * 2 ** min(failures, 20))
     assert step / 2 <= delay <= step
 
 
@@ -100,7 +100,7 @@ def test_delays_grow() -> None:
             return b
 
     delays = [delay_seconds(Following(failures=n), Longest()) for n in range(1, 9)]
-    assert delays == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert delays == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0]
 
 
 def test_delays_differ() -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from cluster.clock import Clock
 from cluster.state.apply import Touched
@@ -35,6 +36,8 @@ class Listener(Protocol):
 class Position:
     """The head, its listeners, and those who wait for a serial to be applied here."""
 
+    _log = Logger()
+
     _clock: Clock
     head: Head
     _listeners: list[Listener] = field(factory=list)
@@ -53,7 +56,10 @@ class Position:
         """Move to a committed head: first caches hear of it, then waiters wake."""
         self.head = head
         for listener in self._listeners:
-            listener(head, touched)
+            try:
+                listener(head, touched)
+            except Exception:  # what is committed must be acknowledged all the same
+                self._log.failure("a listener failed at serial {serial}", serial=head.serial)
         due = [waiter for serial, waiter in self._waiting if serial <= head.serial]
         self._waiting = [(s, waiter) for s, waiter in self._waiting if s > head.serial]
         for waiter in due:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES
@@ -66,11 +66,16 @@ def error_reply(failure: Failure, accept: str) -> Reply:
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(error.retry_after_seconds)
     message = str(error) or RESPONSES.get(error.status, b"error").decode()
+    return evolve(message_reply(error.status, message, accept), headers=headers)
+
+
+def message_reply(status: int, message: str, accept: str) -> Reply:
+    """A message as the client wants it: JSON, or a line of text; also the status line's reason."""
     if "json" in accept:
-        reply = json_reply({"message": message, "code": error.status})
+        reply = json_reply({"message": message, "code": status})
     else:
         reply = text_reply(message)
-    return Reply(error.status, reply.body, reply.content_type, headers, message)
+    return evolve(reply, status=status, reason=message)
 
 
 def send(request: Request, reply: Reply) -> None:

@@ -23,7 +23,7 @@ from cluster.state.options import kind_of, to_options
 from cluster.state.position import Position
 from cluster.web.files import Files
 from cluster.web.log import LogPages
-from cluster.web.replies import Reply, error_reply, json_reply, send, text_reply
+from cluster.web.replies import Reply, error_reply, json_reply, message_reply, send, text_reply
 from cluster.web.request import NodeRequest, StreamHandler
 from cluster.web.simple import SimplePages
 from cluster.web.status import StatusDocument
@@ -114,7 +114,8 @@ def _routing_error(web: NodeWeb, request: NodeRequest, failure: Failure) -> None
     for name, value in error.get_headers():
         if name == "Allow":
             request.setHeader(name, value)
-    send(request, text_reply(f"{request.method.decode()}: {error.name}", error.code or 500))
+    text = f"{error.name}: {request.method.decode('ascii', 'replace')} is not for this path"
+    send(request, message_reply(error.code or 500, text, request.header("Accept") or ""))
 
 
 async def _front(web: NodeWeb, request: NodeRequest) -> Reply:

@@ -7,7 +7,9 @@ give it `Inline`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from functools import partial
+from threading import Thread
+from typing import ParamSpec, TypeVar, cast
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorFromThreads
@@ -29,6 +31,9 @@ class Threads:
 
     def __attrs_post_init__(self) -> None:
         self._pool = ThreadPool(minthreads=0, maxthreads=self.size, name=self.name)
+        # A pool that nobody stopped must not keep a process from ending: what it does is safe
+        # against being killed anyway.
+        self._pool.threadFactory = cast(type[Thread], partial(Thread, daemon=True))
 
     def start(self) -> None:
         """Start the pool; what was queued before now begins to run."""

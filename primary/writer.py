@@ -127,8 +127,7 @@ class Writer:
             return
         if outcome.frontier.size != self.frontier.size:
             before, self.frontier = self.frontier, outcome.frontier
-            if self.on_commit is not None:
-                self.on_commit(before, outcome.entries, outcome.frontier)
+            self._tell(before, outcome)
             head = Head(outcome.frontier.size, self.epoch, outcome.frontier.root, outcome.time)
             self.position.advance(head, outcome.touched)
         for pending, result in zip(group, outcome.results, strict=True):
@@ -136,6 +135,13 @@ class Writer:
                 pending.done.errback(result)
             else:
                 pending.done.callback(result)
+
+    def _tell(self, before: Frontier, outcome: _Outcome) -> None:
+        try:
+            if self.on_commit is not None:
+                self.on_commit(before, outcome.entries, outcome.frontier)
+        except Exception:  # what is committed must be acknowledged all the same
+            self._log.failure("telling of a commit failed")
 
     def _transaction(self, connection: Connection, group: list[_Pending]) -> _Outcome:
         frontier, touched = self.frontier, Touched()

@@ -93,7 +93,7 @@ def position(clock: Clock | None = None) -> Position:
 
 def writer(of: Database, at: Position | None = None) -> Writer:
     """A writer for an empty log."""
-    return Writer(of, at or position(), EPOCH, Frontier(), utc)
+    return Writer(of, at or position(), EPOCH, Frontier(), now=utc)
 
 
 @define

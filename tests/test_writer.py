@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from cluster.errors import Conflict, InvalidRequest, LogError, Unavailable
 from cluster.log import changelog
 from cluster.log.changes import Change, Kind
-from cluster.log.merkle import Frontier
+from cluster.log.merkle import Frontier, leaf_hash
 from cluster.state import queries, schema
 from cluster.state.apply import Touched, digest, rebuild
 from cluster.state.database import Database, open_engine, writing
@@ -61,7 +61,7 @@ def site() -> Iterator[Site]:
         gate, clock = Gate(), Clock()
         at = position(as_clock(clock))
         database = Database(of, gate, Inline())  # type: ignore[arg-type]
-        yield Site(of, gate, Writer(database, at, EPOCH, Frontier(), utc), at, clock)
+        yield Site(of, gate, Writer(database, at, EPOCH, Frontier(), now=utc), at, clock)
         assert gate.waiting == []
 
 
@@ -308,6 +308,41 @@ def test_listeners_hear_what_was_touched(site: Site) -> None:
     assert touched == Touched({"foo"}, {"root/pypi"}, True)
 
 
+def test_a_listener_that_breaks(site: Site) -> None:
+    """What is committed is acknowledged, and told to the others, whatever a listener does."""
+    heard: list[int] = []
+
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError
+
+    site.writer.on_commit = broken
+    site.position.listen(broken)
+    site.position.listen(lambda head, touched: heard.append(head.serial))
+    waiting = Deferred.fromCoroutine(site.position.reached(1, 5.0))
+    written = site.write("ann")
+    site.gate.open_all()
+    assert result(written) == Written(1, True)
+    assert result(waiting) is True
+    assert heard == [1]
+
+
+def test_what_followers_are_told_is_what_is_stored(site: Site) -> None:
+    """The bytes that a commit hands to the feed are the log's, between its two frontiers."""
+    told: list[tuple[Frontier, Sequence[bytes], Frontier]] = []
+    site.writer.on_commit = lambda *facts: told.append(facts)
+    site.write("a")
+    site.write("b", "c")
+    site.decide(refuse)
+    site.write("d")
+    site.gate.open_all()
+    with site.engine.begin() as connection:
+        log = [entry.raw for entry in changelog.entries(connection)]
+        assert [raw for _, entries, _ in told for raw in entries] == log
+        for before, entries, after in told:
+            assert before.extended(leaf_hash(raw) for raw in entries) == after
+            assert changelog.frontier(connection, after.size) == after
+
+
 def test_nobody_hears_of_nothing(site: Site) -> None:
     """A write that changes nothing moves nothing."""
     heard: list[int] = []
@@ -374,7 +409,7 @@ async def real_writer(folder: Path) -> AsyncIterator[tuple[Writer, Engine]]:
     threads = Threads(reactor, 1, "writer")
     threads.start()
     try:
-        yield Writer(Database(of, threads, threads), position(), EPOCH, Frontier(), utc), of
+        yield Writer(Database(of, threads, threads), position(), EPOCH, Frontier(), now=utc), of
     finally:
         threads.stop()
         of.dispose()

@@ -316,7 +316,7 @@ def test_a_listener_that_breaks(site: Site) -> None:
         raise ZeroDivisionError
 
     site.writer.on_commit = broken
-    site.position.listen(broken)
+    site.position.listen(lambda head, touched: broken())
     site.position.listen(lambda head, touched: heard.append(head.serial))
     waiting = Deferred.fromCoroutine(site.position.reached(1, 5.0))
     written = site.write("ann")

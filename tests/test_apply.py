@@ -27,6 +27,21 @@ from tests.strategies import HOSTED, MIRRORS, PROJECTS, Write, histories
 SHA = "ab" * 32
 
 
+def index_set(name: IndexName, **options: Any) -> Change:
+    index = parse_options(name, options)
+    payload = {"index": name, "type": kind_of(index), "options": to_options(index)}
+    return Change(Kind.INDEX_SET, payload)
+
+
+# Histories begin with indexes that inherit from each other, so that most of them matter.
+BEGINNING: list[Write] = [
+    [START],
+    [index_set(HOSTED[0], bases=[HOSTED[1], MIRRORS[0]]), index_set(HOSTED[1], bases=HOSTED[2])],
+    [index_set(HOSTED[2], bases=MIRRORS[1])],
+    [index_set(name, type="mirror", mirror_url="https://up.example/") for name in MIRRORS],
+]
+
+
 def record(of: Engine, *writes: Write) -> Touched:
     """What the primary's writer does: entries and state in one transaction a write."""
     touched = Touched()
@@ -67,7 +82,7 @@ def state(of: Engine) -> str:
 def test_live_replayed_and_followed_states_are_equal(history: list[Write]) -> None:
     """R1, R3, R10: the live state is what a replay gives, and what a replica holds."""
     with engine() as live, engine() as other:
-        record(live, [START], *history)
+        record(live, *BEGINNING, *history)
         before = state(live)
         with writing(live) as connection:
             rebuild(connection)
@@ -85,7 +100,7 @@ def test_serial_of_a_page_never_goes_back(history: list[Write]) -> None:
     """C4: whatever happens, a page's URL never shows a lower serial than before."""
     last: dict[tuple[str, str], int] = {}
     with engine() as of:
-        record(of, [START])
+        record(of, *BEGINNING)
         for write in history:
             record(of, write)
             with of.begin() as connection:
@@ -99,7 +114,7 @@ def test_serial_of_a_page_never_goes_back(history: list[Write]) -> None:
 def test_what_changed_is_touched(history: list[Write]) -> None:
     """A page that reads differently after a write is among what the write touched."""
     with engine() as of:
-        record(of, [START])
+        record(of, *BEGINNING)
         before: dict[tuple[str, str], Any] = {}
         for write in history:
             touched = record(of, write)
@@ -127,12 +142,6 @@ def pages(connection: Connection) -> dict[tuple[str, str], Any]:
 
 def page_serials(connection: Connection) -> dict[tuple[str, str], int]:
     return {key: page.serial for key, page in pages(connection).items()}
-
-
-def index_set(name: IndexName, **options: Any) -> Change:
-    index = parse_options(name, options)
-    payload = {"index": name, "type": kind_of(index), "options": to_options(index)}
-    return Change(Kind.INDEX_SET, payload)
 
 
 def file_added(index: str, filename: str = "foo-1.0.tar.gz", project: str = "foo") -> Change:

@@ -131,7 +131,8 @@ class Follower:
             self._log.failure("following failed in a way that was not foreseen")
 
     async def _pause(self, seconds: float) -> None:
-        self._pausing = waiter = Deferred()
+        waiter: Deferred[None] = Deferred()
+        self._pausing = waiter
         timer = self._clock.callLater(seconds, self.nudge)
         try:
             await waiter

@@ -87,7 +87,7 @@ def project_deltas(draw: st.DrawFn) -> Write:
         if draw(st.booleans()):
             payload["status"] = {"status": "archived", "reason": draw(st.text(max_size=5))}
         if draw(st.booleans()):
-            payload["bare_versions"] = draw(st.lists(st.sampled_from(VERSIONS), unique=True))
+            payload["bare_added"] = draw(st.lists(st.sampled_from(VERSIONS), unique=True))
         if parts > 1:
             payload |= {"part": part, "parts": parts}
         write.append(Change(Kind.MIRROR_PROJECT, payload))

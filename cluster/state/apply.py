@@ -167,27 +167,39 @@ def _mirror_project(connection: Connection, entry: Entry, touched: Touched) -> N
     facts: dict[str, Any] = {}
     if "status" in payload:
         facts["status"] = canonical(payload["status"])
-    if "bare_versions" in payload:
-        facts["bare_versions"] = canonical(payload["bare_versions"])
+    if "bare_added" in payload or "bare_removed" in payload:
+        bare = set(_bare_versions(connection, payload)) - set(payload.get("bare_removed", ()))
+        facts["bare_versions"] = canonical(sorted(bare | set(payload.get("bare_added", ()))))
     if facts:
         _update_project(connection, entry, **facts)
     _remove_files(connection, entry, payload.get("removed", ()))
     _set_files(connection, entry, payload.get("files", ()))
 
 
+def _bare_versions(connection: Connection, payload: Mapping[str, Any]) -> list[str]:
+    table = schema.projects
+    statement = select(table.c.bare_versions).where(
+        table.c.index_name == payload["index"], table.c.name == payload["project"]
+    )
+    versions: list[str] = orjson.loads(connection.execute(statement).scalar_one())
+    return versions
+
+
 def _mirror_listing(connection: Connection, entry: Entry, touched: Touched) -> None:
     payload = entry.payload
-    index, table = payload["index"], schema.listing
-    for name in payload.get("removed", ()):
-        connection.execute(
-            delete(table).where(table.c.index_name == index, table.c.name == normalize(name))
-        )
-    rows = [
-        {"index_name": index, "name": normalize(name), "display": name, "serial": entry.serial}
-        for name in payload.get("added", ())
-    ]
-    _upsert(connection, table, rows)
-    touched.lists.add(index)
+    for present, names in ((0, payload.get("removed", ())), (1, payload.get("added", ()))):
+        rows = [
+            {
+                "index_name": payload["index"],
+                "name": normalize(name),
+                "display": name,
+                "present": present,
+                "serial": entry.serial,
+            }
+            for name in names
+        ]
+        _upsert(connection, schema.listing, rows)
+    touched.lists.add(payload["index"])
 
 
 def _touch_project(connection: Connection, entry: Entry, touched: Touched) -> None:

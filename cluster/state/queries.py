@@ -195,7 +195,7 @@ def listed(connection: Connection, names: list[IndexName]) -> Iterator[tuple[str
         projects.c.index_name.in_(names), projects.c.present == 1
     )
     upstream = select(listing.c.name, listing.c.display, listing.c.serial).where(
-        listing.c.index_name.in_(names)
+        listing.c.index_name.in_(names), listing.c.present == 1
     )
     both = union_all(own, upstream).subquery()
     statement = (

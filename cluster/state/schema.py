@@ -1,8 +1,8 @@
 """The tables of the index state. All of them are derived: `pymirror rebuild` refills them.
 
 Names are natural keys (``user/index``, normalized project names), so two nodes that applied
-the same entries hold the same rows. A project that was removed keeps its row with
-``present = 0``: the serial of its page must never go backwards (standards C4).
+the same entries hold the same rows. A project or a listed name that was removed keeps its row
+with ``present = 0``: the serial of a page must never go backwards (standards C4).
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ listing = Table(
     Column("index_name", Text, primary_key=True),
     Column("name", Text, primary_key=True),
     Column("display", Text, nullable=False),
+    Column("present", Integer, nullable=False),
     Column("serial", Integer, nullable=False),
     sqlite_with_rowid=False,
 )

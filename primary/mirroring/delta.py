@@ -34,7 +34,10 @@ def project_delta(
         ("files", file.to_json()) for name, file in wanted.items() if before.get(name) != file
     ]
     items += [("removed", name) for name in before if name not in wanted]
-    common = _changed_facts(facts, page)
+    status, bare = facts or (ProjectStatus(), [])
+    items += [("bare_added", version) for version in sorted(set(page.bare_versions) - set(bare))]
+    items += [("bare_removed", version) for version in sorted(set(bare) - set(page.bare_versions))]
+    common = {} if page.status == status else {"status": _status_json(page.status)}
     if not items and not common and facts is not None:
         return []
     return in_parts(Kind.MIRROR_PROJECT, {"index": index, "project": project, **common}, items)
@@ -62,18 +65,10 @@ def computed(file: DistributionFile, sha256: str, size: int) -> DistributionFile
     return evolve(file, hashes={**file.hashes, "sha256": sha256}, size=size, origin=origin)
 
 
-def _changed_facts(
-    facts: tuple[ProjectStatus, list[str]] | None, page: ParsedProject
-) -> Mapping[str, Any]:
-    status, bare = facts or (ProjectStatus(), [])
-    changed: dict[str, Any] = {}
-    if page.status != status:
-        changed["status"] = {"status": page.status.status}
-        if page.status.reason is not None:
-            changed["status"]["reason"] = page.status.reason
-    if sorted(page.bare_versions) != sorted(bare):
-        changed["bare_versions"] = sorted(page.bare_versions)
-    return changed
+def _status_json(status: ProjectStatus) -> Mapping[str, str]:
+    if status.reason is None:
+        return {"status": status.status}
+    return {"status": status.status, "reason": status.reason}
 
 
 def listing_changes(

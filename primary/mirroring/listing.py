@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -72,7 +73,9 @@ class ListRefresher:
     def _compare(self, index: IndexName, names: Path) -> None:
         with self._database.engine.begin() as connection:
             rows = connection.execution_options(yield_per=2_000).execute(
-                select(listing.c.name, listing.c.display).where(listing.c.index_name == index)
+                select(listing.c.name, listing.c.display).where(
+                    listing.c.index_name == index, listing.c.present == 1
+                )
             )
             compare(names, ((row.name, row.display) for row in rows))
 
@@ -94,11 +97,10 @@ def collect(page: Path, content_type: str, names: Path) -> None:
 
     Raises UpstreamError for a page that is neither JSON nor HTML, or lists nothing.
     """
-    scratch = sqlite3.connect(names)
-    scratch.execute("PRAGMA synchronous=OFF")
-    scratch.execute("CREATE TABLE names (name TEXT PRIMARY KEY, display TEXT) WITHOUT ROWID")
-    scratch.execute("CREATE TABLE delta (n INTEGER PRIMARY KEY, kind TEXT, display TEXT)")
-    with page.open("rb") as file:
+    with closing(sqlite3.connect(names)) as scratch, page.open("rb") as file:
+        scratch.execute("PRAGMA synchronous=OFF")
+        scratch.execute("CREATE TABLE names (name TEXT PRIMARY KEY, display TEXT) WITHOUT ROWID")
+        scratch.execute("CREATE TABLE delta (n INTEGER PRIMARY KEY, kind TEXT, display TEXT)")
         if "json" in content_type:
             found: Iterator[str] = iter_names_json(file)
         elif "html" in content_type:
@@ -108,36 +110,32 @@ def collect(page: Path, content_type: str, names: Path) -> None:
         scratch.executemany(
             "INSERT OR IGNORE INTO names VALUES (?, ?)", ((normalize(n), n) for n in found)
         )
-    (count,) = scratch.execute("SELECT count(*) FROM names").fetchone()
-    scratch.commit()
-    scratch.close()
-    if not count:
-        raise UpstreamError("the upstream's project list is empty")
+        (count,) = scratch.execute("SELECT count(*) FROM names").fetchone()
+        if not count:
+            raise UpstreamError("the upstream's project list is empty")
+        scratch.commit()
 
 
 def compare(names: Path, known: Iterable[tuple[str, str]]) -> None:
     """Write the difference between the scratch names and `known` (name, display) to `delta`."""
-    scratch = sqlite3.connect(names)
-    scratch.execute("CREATE TABLE known (name TEXT PRIMARY KEY, display TEXT) WITHOUT ROWID")
-    scratch.executemany("INSERT INTO known VALUES (?, ?)", known)
-    scratch.execute(
-        "INSERT INTO delta (kind, display) SELECT 'added', display FROM names"
-        " WHERE NOT EXISTS (SELECT 1 FROM known WHERE known.name = names.name"
-        " AND known.display = names.display) ORDER BY name"
-    )
-    scratch.execute(
-        "INSERT INTO delta (kind, display) SELECT 'removed', display FROM known"
-        " WHERE name NOT IN (SELECT name FROM names) ORDER BY name"
-    )
-    scratch.commit()
-    scratch.close()
+    with closing(sqlite3.connect(names)) as scratch:
+        scratch.execute("CREATE TABLE known (name TEXT PRIMARY KEY, display TEXT) WITHOUT ROWID")
+        scratch.executemany("INSERT INTO known VALUES (?, ?)", known)
+        scratch.execute(
+            "INSERT INTO delta (kind, display) SELECT 'added', display FROM names"
+            " WHERE NOT EXISTS (SELECT 1 FROM known WHERE known.name = names.name"
+            " AND known.display = names.display) ORDER BY name"
+        )
+        scratch.execute(
+            "INSERT INTO delta (kind, display) SELECT 'removed', display FROM known"
+            " WHERE name NOT IN (SELECT name FROM names) ORDER BY name"
+        )
+        scratch.commit()
 
 
 def _delta_batch(names: Path, after: int) -> list[tuple[int, str, str]]:
-    scratch = sqlite3.connect(names)
-    rows = scratch.execute(
-        "SELECT n, kind, display FROM delta WHERE n > ? ORDER BY n LIMIT ?",
-        (after, _NAMES_PER_WRITE),
-    ).fetchall()
-    scratch.close()
-    return rows
+    with closing(sqlite3.connect(names)) as scratch:
+        return scratch.execute(
+            "SELECT n, kind, display FROM delta WHERE n > ? ORDER BY n LIMIT ?",
+            (after, _NAMES_PER_WRITE),
+        ).fetchall()

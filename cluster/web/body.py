@@ -75,14 +75,16 @@ class RequestStream:
         """Hand the whole body to `consumer`, in order; raises InvalidRequest if it breaks off."""
         self._consumer = consumer
         held, self._held = self._held, []
+        # Ours ends here; a consumer that pauses while it takes what was held means it.
+        was_paused, self._paused = self._paused, False
         for data in held:
             consumer.write(data)
         if self.ended:
             return
         if self._lost:
             self._fail()
-        else:
-            self.resumeProducing()
+        elif was_paused and not self._paused:
+            self._connection.resumeProducing()
         await self._done
 
     async def discard(self, most_bytes: int) -> None:

@@ -164,6 +164,10 @@ class NodeRequest(Request):
         hosts = self.requestHeaders.getRawHeaders(b"Host") or ()
         if len(hosts) > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
             return "exactly one Host header is needed"
+        # A replica puts the path behind its primary's URL: without the slash it would become a
+        # part of the host or port, and our token would go to whoever listens there.
+        if not self.path.startswith(b"/"):
+            return "the path must begin with a slash"
         if b"%" not in self.path:
             return None if self.path.isascii() else "the path must be percent-encoded"
         # A separator that appears only after decoding would move the path's borders (S7).
@@ -191,6 +195,9 @@ class NodeRequest(Request):
         stream = self.stream
         assert stream is not None  # noqa: S101
         try:
+            trouble = self._trouble()
+            if trouble is not None:
+                raise InvalidRequest(trouble)
             reply = await handler(self, stream)
         except Exception:
             reply = error_reply(Failure(), self.header("Accept") or "")

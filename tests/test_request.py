@@ -1,0 +1,104 @@
+"""Requests before they are routed: what is refused, and bodies that stream."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import pytest_twisted
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.web.resource import Resource
+
+from cluster.web.body import RequestStream
+from cluster.web.request import NodeRequest, NodeSite, StreamHandler
+
+
+@define
+class Node:
+    """Handlers that note what they are given and answer nothing."""
+
+    clock: Clock = field(factory=Clock)
+    seen: list[bytes] = field(factory=list)
+
+    def common_headers(self) -> dict[bytes, bytes]:
+        return {}
+
+    def stream_handler(self, request: NodeRequest) -> StreamHandler | None:
+        if request.method != b"POST":
+            return None
+
+        async def handle(request: NodeRequest, stream: RequestStream) -> Any:
+            self.seen.append(request.uri)
+
+        return handle
+
+    def serve_hot(self, request: NodeRequest) -> bool:
+        self.seen.append(request.uri)
+        return False
+
+
+def answer_to(node: Node, request: bytes) -> bytes:
+    """What a node sends for these bytes."""
+    channel: Any = NodeSite(Resource(), cast(Any, node)).buildProtocol(None)
+    transport = StringTransport()
+    channel.makeConnection(transport)
+    channel.dataReceived(request)
+    return bytes(transport.value())
+
+
+@pytest.mark.parametrize("method", [b"GET", b"PUT", b"POST"])
+@pytest.mark.parametrize("target", [b"0/root/x", b"@evil.example/x", b".evil.example/x"])
+def test_a_path_begins_with_a_slash(method: bytes, target: bytes) -> None:
+    """No handler sees a path that would change the host of a URL it is put behind."""
+    node = Node()
+    head = method + b" " + target + b" HTTP/1.1\r\nHost: a.example\r\n"
+    answer = answer_to(node, head + b"Content-Length: 2\r\n\r\n{}")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert node.seen == []
+
+
+@define
+class Connection:
+    """Notes whether it is paused."""
+
+    paused: bool = False
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+
+@define
+class SlowConsumer:
+    """Pauses the stream with each write, like a sink whose disk is slow."""
+
+    stream: RequestStream
+    pauses: bool
+    taken: bytes = b""
+
+    def write(self, data: bytes) -> None:
+        self.taken += data
+        if self.pauses:
+            self.stream.pauseProducing()
+
+
+@pytest.mark.parametrize("pauses", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_late_consumer_decides_about_the_pause(pauses: bool) -> None:
+    """A consumer that pauses while it takes what was held is not overrun afterwards."""
+    connection = Connection()
+    stream = RequestStream(connection, None)
+    for _ in range(3):
+        stream.feed(bytes(1 << 19))
+    assert connection.paused
+    consumer = SlowConsumer(stream, pauses)
+    delivering = Deferred.fromCoroutine(stream.deliver(consumer))
+    assert connection.paused is pauses
+    stream.end()
+    await delivering
+    assert len(consumer.taken) == 3 << 19

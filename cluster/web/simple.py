@@ -10,7 +10,7 @@ from attrs import define, evolve, field, frozen
 from sqlalchemy import Connection
 
 from cluster.clock import Clock
-from cluster.errors import InvalidRequest, NotFound, UpstreamError
+from cluster.errors import InvalidRequest, NotAcceptable, NotFound, UpstreamError
 from cluster.model import Index, MirrorIndex, ProjectPage
 from cluster.names import IndexName, NormalizedName, project_name
 from cluster.protocol import AGE_HEADER, SOURCE_HEADER
@@ -58,7 +58,10 @@ class SimplePages:
         """The answer, if a fresh page for exactly this request is in memory."""
         if request.uri != request.path:
             return None
-        format = choose(request.header("Accept"), None)
+        try:
+            format = choose(request.header("Accept"), None)
+        except NotAcceptable:
+            return None  # for most paths that does not matter; for a page `project` says it
         page = self.cache.get((request.path, format))
         if page is None or page.fresh_until <= self._clock.seconds():
             return None

@@ -146,9 +146,7 @@ class UpstreamClient:
                 return Absent()
             raise UpstreamError(f"{url} answered {response.code}")
         decoder = _decoder(first(response, "Content-Encoding"), url)
-        done: Deferred[None] = Deferred()
-        response.deliverBody(_Reader(sink, decoder, limit_bytes, done))
-        await done
+        await _read(response, _Reader(sink, decoder, limit_bytes))
         serial = first(response, "X-PyPI-Last-Serial") or ""
         return Page(
             url, _final_url(response, url), b"", first(response, "Content-Type") or "",
@@ -196,10 +194,14 @@ def first(response: Response, header: str) -> str | None:
 
 async def read_body(response: Response, limit_bytes: int) -> bytes:
     """A response's whole body; raises UpstreamError when it is larger than the limit."""
-    body, done = _Collected(), Deferred[None]()
-    response.deliverBody(_Reader(body, None, limit_bytes, done))
-    await done
+    body = _Collected()
+    await _read(response, _Reader(body, None, limit_bytes))
     return bytes(body.data)
+
+
+async def _read(response: Response, reader: _Reader) -> None:
+    response.deliverBody(reader)
+    await reader.done
 
 
 def drop(response: Response) -> None:
@@ -259,13 +261,13 @@ def _decoder(encoding: str | None, url: str) -> Decode | None:
 class _Reader(TwistedProtocol):
     """Decodes a response's body into a sink; breaks off when it exceeds its bound."""
 
-    def __init__(
-        self, sink: Sink, decode: Decode | None, limit_bytes: int, done: Deferred[None]
-    ) -> None:
-        self._sink, self._decode, self._left, self._done = sink, decode, limit_bytes, done
+    def __init__(self, sink: Sink, decode: Decode | None, limit_bytes: int) -> None:
+        self._sink, self._decode, self._left = sink, decode, limit_bytes
+        # Who gives up closes the connection: a body that trickles would hold it for ever.
+        self.done: Deferred[None] = Deferred(lambda _: self._abort())
 
     def dataReceived(self, data: bytes) -> None:
-        if self._done.called:
+        if self.done.called:
             return
         try:
             decoded = self._decode(data, self._left + 1) if self._decode else data
@@ -274,18 +276,18 @@ class _Reader(TwistedProtocol):
                 raise UpstreamError("the page is too large")
             self._sink.write(decoded)
         except Exception:
-            self._done.errback(Failure())
+            self.done.errback(Failure())
             self._abort()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        if self._done.called:
+        if self.done.called:
             return
         # Without a Content-Length the end of the connection is the end of the page (RFC 9112
         # §6.3); a page that lost its end fails to parse, or lacks files until the next check.
         if reason.check(ResponseDone, PotentialDataLoss):
-            self._done.callback(None)
+            self.done.callback(None)
         else:
-            self._done.errback(reason)
+            self.done.errback(reason)
 
     def _abort(self) -> None:
         abort = getattr(self.transport, "abortConnection", None) or getattr(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from attrs import define
 
-from cluster.errors import PymirrorError
+from cluster.errors import PymirrorError, Unavailable
 from cluster.model import MirrorIndex
 from cluster.names import NormalizedName, normalize
 from cluster.state import queries
@@ -46,8 +46,10 @@ class PrimaryRefresher:
         if self._follower.reachable:
             try:
                 answer = await self._client.refresh(index.name, project)
-                await self._position.reached(answer.serial, _APPLY_SECONDS)
-                return MirrorAnswer(self._said(answer, known))
+                if await self._position.reached(answer.serial, _APPLY_SECONDS):
+                    return MirrorAnswer(self._said(answer, known))
+                # What the primary found is not here yet: to say "found" now would be a 404.
+                error = Unavailable(f"this replica has not applied serial {answer.serial} yet")
             except PymirrorError as refused:
                 error = refused
         if not project or await self._is_here(index, normalize(project)):

@@ -63,7 +63,9 @@ class Position:
         due = [waiter for serial, waiter in self._waiting if serial <= head.serial]
         self._waiting = [(s, waiter) for s, waiter in self._waiting if s > head.serial]
         for waiter in due:
-            waiter.callback(True)
+            # A waiter woken before may have cancelled this one.
+            if not waiter.called:
+                waiter.callback(True)
 
     async def reached(self, serial: int, timeout_seconds: float) -> bool:
         """Wait until `serial` is applied here; False when that takes too long."""
@@ -85,7 +87,8 @@ class Position:
 
     def _give_up(self, waiter: Deferred[bool]) -> None:
         self._forget(waiter)
-        waiter.callback(False)
+        if not waiter.called:
+            waiter.callback(False)
 
     def _forget(self, waiter: Deferred[bool]) -> None:
         self._waiting = [(s, w) for s, w in self._waiting if w is not waiter]

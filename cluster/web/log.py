@@ -39,6 +39,8 @@ class LogPages:
             wanted = TILE_WIDTH if width is None else int(width)
         except ValueError:
             raise InvalidRequest("a tile is named by numbers") from None
+        if not all(0 <= part < 2**31 for part in place):
+            raise NotFound("the log is not that long")
         if not 0 < wanted <= TILE_WIDTH:
             raise InvalidRequest(f"a tile has 1 to {TILE_WIDTH} hashes")
         data = await self._database.read(lambda c: changelog.tile(c, *place))

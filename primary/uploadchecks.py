@@ -7,6 +7,7 @@ member, with bounds (security.md T5, T6). All of it blocks: run it in a thread.
 from __future__ import annotations
 
 import hmac
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -32,6 +33,11 @@ from primary.uploadform import Fields
 _MAX_MEMBERS = 20_000
 _MAX_METADATA_BYTES = 10 << 20
 _MAX_SDIST_BYTES = 8 << 30
+# What the standard library raises for archives that are cut, forged or encrypted.
+_BROKEN_ARCHIVE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
+    RuntimeError, ValueError,
+)  # fmt: skip
 _DIGEST_FIELDS = {
     "sha256_digest": "sha256", "blake2_256_digest": "blake2b_256", "md5_digest": "md5",
 }  # fmt: skip
@@ -117,7 +123,7 @@ def read_wheel_metadata(path: Path, filename: str) -> bytes:
                 raise InvalidRequest(f"{filename} has {len(found)} METADATA files instead of one")
             with archive.open(found[0]) as member:
                 return _bounded(member.read(_MAX_METADATA_BYTES + 1), filename)
-    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError) as error:
+    except _BROKEN_ARCHIVE as error:
         raise InvalidRequest(f"{filename} is not a whole zip file: {error}") from None
 
 
@@ -127,9 +133,7 @@ def read_pkg_info(path: Path, filename: str) -> bytes:
         if filename.endswith(".zip"):
             return _zip_pkg_info(path, filename)
         return _tar_pkg_info(path, filename)
-    except (
-        tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError,
-    ) as error:  # fmt: skip
+    except _BROKEN_ARCHIVE as error:
         raise InvalidRequest(f"{filename} is not a whole archive: {error}") from None
 
 

@@ -124,6 +124,14 @@ async def _send(client: _Client, answer: Plan, content: Content, threads: Runner
         client.finish()
         return
     await client.unless_gone(content.wait_beyond(answer.start))
+    # Klein cancels the answer to a client that left; but a thread goes on, with the descriptor
+    # that it opens or reads. So the sending ends by itself: `_Client` tells it to.
+    ended: Deferred[None] = Deferred()
+    Deferred.fromCoroutine(_send_body(client, answer, content, threads)).chainDeferred(ended)
+    await ended
+
+
+async def _send_body(client: _Client, answer: Plan, content: Content, threads: Runner) -> None:
     fd = await threads.run(content.open_file)
     try:
         client.begin(answer)

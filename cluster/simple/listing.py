@@ -106,13 +106,27 @@ class ListPages:
         rows = queries.listed(connection, [index.name for index in chain])
         stem = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{format.name.lower()}"
         self._folder.mkdir(parents=True, exist_ok=True)
-        plain_path, gzip_path = self._folder / stem, self._folder / f"{stem}.gz"
-        digest = _write(_chunks(rows, format, serial), plain_path, gzip_path)
+        fresh = self._folder / f"{stem}.new"
+        digest = _write(_chunks(rows, format, serial), fresh)
+        # Named by content: an answer never has the size of one list and the bytes of another.
+        plain_path = self._folder / f"{stem}-{digest}"
+        gzip_path = plain_path.with_suffix(".gz")
+        fresh.replace(plain_path)
+        fresh.with_suffix(".newgz").replace(gzip_path)
+        self._remove_older(name, format, stem, plain_path)
         return (
             ListFile(plain_path, plain_path.stat().st_size, f'"{digest}"'),
             ListFile(gzip_path, gzip_path.stat().st_size, f'"{digest}-gzip"'),
             serial,
         )
+
+    def _remove_older(self, name: IndexName, format: Format, stem: str, new: Path) -> None:
+        # An answer that began with the list before this one may not have opened it yet.
+        before = self._built.get((name, format))
+        kept = {new.stem} | ({before.plain.path.stem} if before else set())
+        for path in self._folder.glob(f"{stem}-*"):
+            if path.stem not in kept:
+                path.unlink()
 
 
 def _chunks(rows: Iterator[tuple[str, str, int]], format: Format, serial: int) -> Iterator[bytes]:
@@ -124,20 +138,16 @@ def _chunks(rows: Iterator[tuple[str, str, int]], format: Format, serial: int) -
     yield render_list_tail(format)
 
 
-def _write(chunks: Iterator[bytes], plain_path: Path, gzip_path: Path) -> str:
+def _write(chunks: Iterator[bytes], fresh: Path) -> str:
     digest = hashlib.sha256()
-    fresh_plain, fresh_gzip = plain_path.with_suffix(".new"), gzip_path.with_suffix(".newgz")
     # The time stamp and name in gzip's header would give equal lists unequal bytes.
     with (
-        fresh_plain.open("wb") as plain,
-        fresh_gzip.open("wb") as raw,
+        fresh.open("wb") as plain,
+        fresh.with_suffix(".newgz").open("wb") as raw,
         gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as packed,
     ):
         for chunk in chunks:
             digest.update(chunk)
             plain.write(chunk)
             packed.write(chunk)
-    # Readers that have the old files open go on reading those.
-    fresh_plain.replace(plain_path)
-    fresh_gzip.replace(gzip_path)
     return digest.hexdigest()[:32]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.auth.nodes import NodeSecret, make_secret
-from cluster.errors import AuthenticationRequired, LogError
+from cluster.errors import AuthenticationRequired, InvalidRequest, LogError
 from cluster.log.changes import MAX_ENTRY_BYTES
 from cluster.protocol import (
     FRONT_TIMEOUT_SECONDS,
@@ -110,8 +110,8 @@ def test_proofs_are_of_one_identity(other: tuple[str, str, str]) -> None:
 
 def test_a_wrong_clock_still_joins() -> None:
     """With the offset that it learned, a node whose clock is days off makes good tokens."""
-    ours = NodeSecret(b" secret\n", lambda: 500_000.0)
-    theirs = NodeSecret(b"secret", lambda: 1_000.0)
+    ours = NodeSecret(b" " + SECRET + b"\n", lambda: 500_000.0)
+    theirs = NodeSecret(SECRET, lambda: 1_000.0)
     with pytest.raises(AuthenticationRequired):
         theirs.verify(ours.token(NODE))
     ours.offset_seconds = 1_000.0 - 500_000.0
@@ -122,3 +122,10 @@ def test_secrets_are_long_and_differ() -> None:
     """Each new secret has 256 bits of its own."""
     assert len({make_secret() for _ in range(10)}) == 10
     assert len(bytes.fromhex(make_secret().decode().strip())) == 32
+
+
+@pytest.mark.parametrize("secret", [b"", b"\n", b"short \n"])
+def test_a_secret_that_is_none(secret: bytes) -> None:
+    """An empty or cut secret file stops the node, instead of letting anybody in."""
+    with pytest.raises(InvalidRequest, match="copy it anew"):
+        NodeSecret(secret, lambda: 0.0)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from attrs import define
+from attrs import define, field
 
+from cluster.errors import InvalidRequest
 from cluster.protocol import node_token, verify_node_token
 
 SECRET_BYTES = 32
+_LEAST_BYTES = 16
 
 
 def make_secret() -> bytes:
     """A new shared secret, as its file holds it."""
     return secrets.token_hex(SECRET_BYTES).encode() + b"\n"
+
+
+def _long_enough(_: object, __: object, value: bytes) -> None:
+    # An empty file, as a broken copy leaves it, would let anybody be a node.
+    if len(value.strip()) < _LEAST_BYTES:
+        raise InvalidRequest(f"the secret file holds less than {_LEAST_BYTES} bytes: copy it anew")
 
 
 @define
@@ -25,7 +33,7 @@ class NodeSecret:
     a node with a wrong clock must still be able to join.
     """
 
-    _secret: bytes
+    _secret: bytes = field(validator=_long_enough)
     _now: Callable[[], float]
     offset_seconds: float = 0.0
 

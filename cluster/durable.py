@@ -8,6 +8,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
+TEMPORARY_SUFFIX = ".tmp"
+
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a file whole or not at all.
@@ -15,7 +17,7 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
     Order: the bytes are fsynced before the rename makes them visible, and the folder is fsynced
     after it, for a rename without that can be undone by a power cut.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from cluster.agent import Requester, make_agent
 from cluster.auth.nodes import NodeSecret
 from cluster.auth.passwords import PasswordChecker
-from cluster.durable import SecretBlobs, read_or_make
+from cluster.durable import TEMPORARY_SUFFIX, SecretBlobs, read_or_make
 from cluster.errors import PymirrorError
 from cluster.files.fetch import Fetcher
 from cluster.files.sources import HttpSource, Source, Wanted
@@ -164,6 +164,8 @@ def open_parts(
     for scratch in ("scratch", "lists"):  # of a process that is gone
         shutil.rmtree(state_dir / scratch, ignore_errors=True)
         (state_dir / scratch).mkdir()
+    for left_over in state_dir.glob(f".*{TEMPORARY_SUFFIX}"):
+        left_over.unlink()
     pools = Pools.make(reactor)
     engine = open_engine(
         state_dir / "log.sqlite", changelog.metadata, schema.metadata, durable=durable

@@ -1,4 +1,4 @@
-"""Domain errors: raised anywhere, mapped to an HTTP answer once, in `cluster.web.errors`.
+"""Domain errors: raised anywhere, mapped to an HTTP answer once, in `cluster.web.replies`.
 
 Each class carries the status code of RFC 9110 that fits it, because every caller of
 pymirror is an HTTP client; nothing below `cluster.web` looks at that number.

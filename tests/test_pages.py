@@ -19,7 +19,6 @@ from cluster.simple.pages import (
     digest_prefix,
     file_path,
     render_list_head,
-    render_list_item,
     render_list_items,
     render_list_tail,
     render_project,
@@ -216,7 +215,7 @@ def test_html_list() -> None:
 @pytest.mark.parametrize("format", Format)
 def test_items_one_by_one_are_the_batch(format: Format) -> None:
     """Rendering single items gives the bytes of a batch."""
-    single = [render_list_item(format, e.name, e.serial, e is ENTRIES[0]) for e in ENTRIES]
+    single = [render_list_items(format, [e], e is ENTRIES[0]) for e in ENTRIES]
     assert b"".join(single) == render_list_items(format, ENTRIES, True)
 
 

@@ -2,8 +2,8 @@
 
 `Frontier` is the compact range of a log's head: O(log n) hashes from which the root follows
 and which an append extends. Followers keep one and check every page against the signed root.
-`TILE_WIDTH` hashes make a tile (C2SP tlog-tiles, height 8); from the tiles, `root_of` finds
-the root of any earlier size.
+`TILE_WIDTH` hashes make a tile (C2SP tlog-tiles, height 8); from the tiles, `frontier_at`
+finds the frontier of any earlier size.
 """
 
 from __future__ import annotations

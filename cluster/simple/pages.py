@@ -77,11 +77,6 @@ def render_list_items(format: Format, items: Iterable[ListEntry], first: bool) -
     return batch if first or not batch else b"," + batch
 
 
-def render_list_item(format: Format, name: str, serial: int, first: bool) -> bytes:
-    """One line of the project list; `first` if none was rendered before."""
-    return render_list_items(format, (ListEntry(name, serial),), first)
-
-
 def render_list_tail(format: Format) -> bytes:
     """How the project list ends."""
     return b"]}" if format.is_json else b"</body>\n</html>\n"

@@ -14,6 +14,7 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -44,6 +45,7 @@ from cluster.web.files import Files, Learned, Sources
 from cluster.web.hotfiles import HotFiles
 from cluster.web.identity import Identity
 from cluster.web.log import LogPages
+from cluster.web.quick import QuickPages
 from cluster.web.request import NodeHandlers, NodeSite
 from cluster.web.simple import SimplePages
 from cluster.web.status import FileFailures, LogIdentity, StatusDocument
@@ -52,6 +54,7 @@ from cluster.web.unlogged import UnloggedFiles
 PAGE_CACHE_BYTES = 32 << 20
 FILE_CACHE_BYTES = 8 << 20
 SHUTDOWN_SECONDS = 30.0
+_FLUSH_SECONDS = 0.2
 
 
 @define
@@ -115,6 +118,10 @@ class Parts:
             self.cache, self.lists, mirror, self.unlogged,
         )  # fmt: skip
         return pages, mirror
+
+    def quick_pages(self) -> QuickPages:
+        """The way out for cached pages."""
+        return QuickPages(self.reactor, time.time)
 
     def files(self, sources: Sources, learned: Learned | None) -> Files:
         """Files, fetched from `sources` when they are not in the store."""
@@ -278,6 +285,9 @@ class NodeService(Service):
             await idle
             if timer.active():
                 timer.cancel()
+            # The last answers are still in their connections' buffers; a process that ended in
+            # this turn of the reactor would take them along.
+            await deferLater(self.reactor, _FLUSH_SECONDS)
         if self._role is not None:
             await self._role.stop()
         if self._parts is not None:

@@ -39,7 +39,7 @@ from cluster.web.request import NodeRequest
 from primary.followers import Followers
 
 _COMPRESS_FROM_BYTES = 2_048
-_PAGES_KEPT = 16
+_PAGES_KEPT = 4
 
 
 class OtherHistory(PymirrorError):

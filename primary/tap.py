@@ -117,6 +117,7 @@ class Primary:
         simple, mirror = parts.simple_pages(refresher)
         return PrimaryWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
+            quick=parts.quick_pages(),
             files=parts.files(self._sources, refresher.learned),
             status=parts.status(
                 "primary", lambda: log, lambda: None, lambda: {"replicas": followers.document()}

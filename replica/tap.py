@@ -85,6 +85,7 @@ class Replica:
         simple, _ = parts.simple_pages(refresher)
         web = ReplicaWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
+            quick=parts.quick_pages(),
             files=parts.files(self._sources, None),
             status=parts.status(
                 "replica", lambda: self.follower.identity, self._not_ready, self._more

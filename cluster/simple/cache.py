@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from hashlib import sha256
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from cluster.names import NormalizedName
 from cluster.simple.negotiate import Format
@@ -44,6 +44,8 @@ class RenderedPage:
     fresh_until: float = float("inf")
     age_seconds: int | None = None
     source: str | None = None
+    # Prepared status lines and headers by (gzipped, not modified); see cluster.web.quick.
+    heads: dict[tuple[bool, bool], bytes] = field(factory=dict)
 
     @property
     def size(self) -> int:

@@ -14,7 +14,7 @@ from cluster.threads import Runner
 
 T = TypeVar("T")
 
-_READ_CACHE_KIB = 4_096
+_READ_CACHE_KIB = 2_048
 _BUSY_MILLISECONDS = 30_000
 
 

@@ -5,8 +5,13 @@ body      a request's body as a stream with back-pressure
 replies   answers, and the one place where errors become answers
 identity  who sent a request
 simple    project pages and the project list
+quick     cached pages, answered with prepared bytes
+unlogged  files of pages that came straight from an upstream
 files     distribution files and their metadata
-filebody  one file's bytes: ranges, conditions, files still arriving
+hotfiles  files that were asked for lately
+fileplan  how a request for a file is answered: ranges and conditions
+filebody  one file's bytes, stored or still arriving
+uploadtarget  which requests are uploads
 log       checkpoint and tiles
 status    /+status and /+ready
 routes    the routes that both kinds of node have

@@ -98,9 +98,9 @@ class NodeRequest(Request):
         return node
 
     def header(self, name: str) -> str | None:
-        """A header's first value, or None."""
-        values = self.requestHeaders.getRawHeaders(name)
-        return values[0] if values else None
+        """A header's first value, or None. Any bytes may come; what is not UTF-8 is replaced."""
+        values = self.requestHeaders.getRawHeaders(name.encode("ascii"))
+        return values[0].decode("utf-8", "replace") if values else None
 
     def gotLength(self, length: int | None) -> None:
         """The headers are here, the body is not: decide where it goes."""
@@ -109,7 +109,7 @@ class NodeRequest(Request):
             return
         channel = self.channel
         # Not public, but the only place where these are before the body has been read.
-        self.method, self.uri = channel._command, channel._path
+        self.method, self.uri, self.clientproto = channel._command, channel._path, channel._version
         self.path, _, query = self.uri.partition(b"?")
         self.args = parse_qs(query, keep_blank_values=True)
         handler = self.node.stream_handler(self)
@@ -118,6 +118,8 @@ class NodeRequest(Request):
         self.stream = RequestStream(channel._networkProducer, length)
         channel.site.begin(self)
         Deferred.fromCoroutine(self._serve_stream(handler or _refuse_body))
+        if self.startedWriting:  # our channel's "100 Continue" would come after the answer
+            self.requestHeaders.removeHeader(b"Expect")
 
     def handleContentChunk(self, data: bytes) -> None:
         """Bytes of the body."""
@@ -156,8 +158,10 @@ class NodeRequest(Request):
     def finish(self) -> None:
         """The answer is whole; nothing to do when nobody is there to read it."""
         if not self.lost:
-            self.channel.site.end(self)
+            site = self.channel.site
             super().finish()
+            # Last: the end of the last request may be the end of the node.
+            site.end(self)
 
     def _trouble(self) -> str | None:
         # Two Hosts is a way to make a front and us disagree about a request (RFC 9112 §3.2).
@@ -184,6 +188,12 @@ class NodeRequest(Request):
         self.setHeader("Server", "pymirror")
         for name, value in self.node.common_headers().items():
             self.setHeader(name, value)
+
+    def send_prepared(self, parts: list[bytes]) -> None:
+        """Send a whole answer, status line and headers included, and finish."""
+        self.startedWriting = 1
+        self.channel.writeSequence(parts)
+        self.finish()
 
     def answer(self, reply: Reply) -> None:
         """Send a whole answer and finish, unless the client is gone."""

@@ -23,9 +23,10 @@ from cluster.state.options import kind_of, to_options
 from cluster.state.position import Position
 from cluster.web.files import Files
 from cluster.web.log import LogPages
+from cluster.web.quick import QuickPages
 from cluster.web.replies import Reply, error_reply, json_reply, message_reply, send, text_reply
 from cluster.web.request import NodeRequest, StreamHandler
-from cluster.web.simple import SimplePages
+from cluster.web.simple import SimplePages, page_reply
 from cluster.web.status import StatusDocument
 
 Handler = Callable[..., Awaitable[Reply | None]]
@@ -39,6 +40,7 @@ class NodeWeb:
     database: Database
     position: Position
     simple: SimplePages
+    quick: QuickPages
     files: Files
     status: StatusDocument
     log: LogPages
@@ -53,11 +55,12 @@ class NodeWeb:
 
     def serve_hot(self, request: NodeRequest) -> bool:
         """Answer a page from memory: no database, no routing."""
-        reply = self.simple.hot(request)
-        if reply is None:
+        page = self.simple.hot(request)
+        if page is None:
             return self.files.hot(request)
-        request.set_common_headers()
-        request.answer(reply)
+        if not self.quick.send(request, page, self.position.serial):
+            request.set_common_headers()
+            request.answer(page_reply(request, page))
         return True
 
 
@@ -86,6 +89,8 @@ def answering(handler: Handler) -> Callable[..., Awaitable[None]]:
 
 def add_common_routes(app: Klein) -> None:
     """Register what both kinds of node serve."""
+    # Else "//" is redirected to a URL with this node's own host and port, without the query.
+    app.url_map.merge_slashes = False
     index = "/<user>/<name>"
     for path, handler in (
         ("/", _front),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import quote
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, frozen
 from sqlalchemy import Connection
 
 from cluster.clock import Clock
@@ -52,10 +52,9 @@ class SimplePages:
     lists: ListPages
     _mirror: OnDemand
     _unlogged: UnloggedFiles
-    hot_hits: int = field(default=0)
 
-    def hot(self, request: NodeRequest) -> Reply | None:
-        """The answer, if a fresh page for exactly this request is in memory."""
+    def hot(self, request: NodeRequest) -> RenderedPage | None:
+        """The page, if a fresh one for exactly this request is in memory."""
         if request.uri != request.path:
             return None
         try:
@@ -65,8 +64,7 @@ class SimplePages:
         page = self.cache.get((request.path, format))
         if page is None or page.fresh_until <= self._clock.seconds():
             return None
-        self.hot_hits += 1
-        return page_reply(request, page)
+        return page
 
     async def project(self, request: NodeRequest, index: IndexName, name: str) -> Reply:
         """Answer with a project's page; raises NotFound, InvalidRequest, UpstreamError."""
@@ -128,6 +126,7 @@ class SimplePages:
         ]
         page.age_seconds = int(max(late)) if late else None
         page.source = "upstream-unlogged" if any(a.unlogged for _, a in answers) else None
+        page.heads.clear()
 
     async def project_list(self, request: NodeRequest, index: IndexName) -> Reply | None:
         """Answer with an index's project list, streamed from disk."""
@@ -141,8 +140,8 @@ class SimplePages:
         rendered = await self.lists.get(index, format)
         packed = accepts_gzip(request.header("Accept-Encoding"))
         body = rendered.gzipped if packed else rendered.plain
-        headers = page_headers(format, rendered.serial, body.etag, packed)
-        if _matches(request, body.etag):
+        headers = list_headers(rendered.serial, body.etag, packed)
+        if matches(request, body.etag):
             return Reply(304, headers=headers)
         headers["Content-Type"] = format.content_type
         await send_file_at(request, body.path, body.size, headers, self._database.readers)
@@ -186,8 +185,8 @@ def _page(
     return evolve(page, files=tuple(files[name] for name in sorted(files)))
 
 
-def page_headers(format: Format, serial: int, etag: str, packed: bool) -> dict[str, str]:
-    """The headers of a page in one encoding."""
+def list_headers(serial: int, etag: str, packed: bool) -> dict[str, str]:
+    """The headers of a page or a list in one encoding."""
     headers = {
         "ETag": etag,
         "Cache-Control": f"max-age={MAX_AGE_SECONDS}, public",
@@ -199,22 +198,32 @@ def page_headers(format: Format, serial: int, etag: str, packed: bool) -> dict[s
     return headers
 
 
-def page_reply(request: NodeRequest, page: RenderedPage) -> Reply:
-    """The answer with a rendered page, or 304 when the client has it."""
-    packed = accepts_gzip(request.header("Accept-Encoding"))
-    body: Body = page.gzipped if packed else page.plain
-    headers = page_headers(page.format, page.serial, body.etag, packed)
+def page_headers(page: RenderedPage, packed: bool) -> dict[str, str]:
+    """The headers of a rendered page, with what is to be said of its age and source."""
+    headers = list_headers(page.serial, chosen_body(page, packed).etag, packed)
     if page.age_seconds is not None:
         headers[AGE_HEADER] = str(page.age_seconds)
     if page.source is not None:
         headers[SOURCE_HEADER] = page.source
         headers["Cache-Control"] = "no-store"
-    if _matches(request, body.etag):
+    return headers
+
+
+def chosen_body(page: RenderedPage, packed: bool) -> Body:
+    """The encoding of a page that a client gets."""
+    return page.gzipped if packed else page.plain
+
+
+def page_reply(request: NodeRequest, page: RenderedPage) -> Reply:
+    """The answer with a rendered page, or 304 when the client has it."""
+    packed = accepts_gzip(request.header("Accept-Encoding"))
+    body, headers = chosen_body(page, packed), page_headers(page, packed)
+    if matches(request, body.etag):
         return Reply(304, headers=headers)
     return Reply(200, body.data, page.format.content_type, headers)
 
 
-def _matches(request: NodeRequest, etag: str) -> bool:
+def matches(request: NodeRequest, etag: str) -> bool:
     """RFC 9110 §13.1.2: If-None-Match compares weakly, and lists several tags."""
     wanted = request.header("If-None-Match")
     if wanted is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import lzma
+import re
 import tarfile
 import zipfile
 import zlib
@@ -28,11 +29,14 @@ from packaging.version import InvalidVersion, Version
 from cluster.errors import InvalidRequest
 from cluster.files.sink import Digests
 from cluster.names import is_filename, project_name
+from primary.tarsearch import find_file
 from primary.uploadform import Fields
 
 _MAX_MEMBERS = 20_000
 _MAX_METADATA_BYTES = 10 << 20
-_MAX_SDIST_BYTES = 8 << 30
+# Only these unpack in steps as small as one asks for: of others a kilobyte can fill the memory.
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_FILENAME = re.compile(r"[\w.+!-]+", re.ASCII)
 # What the standard library raises for archives that are cut, forged or encrypted.
 _BROKEN_ARCHIVE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
@@ -92,7 +96,7 @@ def inspect(path: Path, filename: str, fields: Fields) -> Inspected:
 
 
 def _from_filename(filename: str) -> tuple[NormalizedName, Version]:
-    if not is_filename(filename):
+    if not is_filename(filename) or not _FILENAME.fullmatch(filename):
         raise InvalidRequest(f"{filename!r} cannot be the name of a distribution file")
     try:
         if filename.endswith(".whl"):
@@ -121,8 +125,7 @@ def read_wheel_metadata(path: Path, filename: str) -> bytes:
             found = [n for n in names if n.endswith(".dist-info/METADATA") and n.count("/") == 1]
             if len(found) != 1:
                 raise InvalidRequest(f"{filename} has {len(found)} METADATA files instead of one")
-            with archive.open(found[0]) as member:
-                return _bounded(member.read(_MAX_METADATA_BYTES + 1), filename)
+            return _member(archive, found[0], filename)
     except _BROKEN_ARCHIVE as error:
         raise InvalidRequest(f"{filename} is not a whole zip file: {error}") from None
 
@@ -138,16 +141,10 @@ def read_pkg_info(path: Path, filename: str) -> bytes:
 
 
 def _tar_pkg_info(path: Path, filename: str) -> bytes:
-    read = 0
-    with tarfile.open(path, "r|gz") as archive:
-        for count, member in enumerate(archive):
-            read += member.size
-            if count >= _MAX_MEMBERS or read > _MAX_SDIST_BYTES:
-                raise InvalidRequest(f"{filename} holds too much to look for its PKG-INFO")
-            if member.isfile() and _is_top_pkg_info(member.name):
-                content = archive.extractfile(member)
-                return _bounded(content.read(_MAX_METADATA_BYTES + 1) if content else b"", filename)
-    raise InvalidRequest(f"{filename} has no PKG-INFO in its top folder")
+    found = find_file(path, _is_top_pkg_info, _MAX_METADATA_BYTES + 1)
+    if found is None:
+        raise InvalidRequest(f"{filename} has no PKG-INFO in its top folder")
+    return _bounded(found, filename)
 
 
 def _zip_pkg_info(path: Path, filename: str) -> bytes:
@@ -156,9 +153,15 @@ def _zip_pkg_info(path: Path, filename: str) -> bytes:
         _check_members(names, filename)
         for name in names:
             if _is_top_pkg_info(name):
-                with archive.open(name) as member:
-                    return _bounded(member.read(_MAX_METADATA_BYTES + 1), filename)
+                return _member(archive, name, filename)
     raise InvalidRequest(f"{filename} has no PKG-INFO in its top folder")
+
+
+def _member(archive: zipfile.ZipFile, name: str, filename: str) -> bytes:
+    if archive.getinfo(name).compress_type not in _PACKINGS:
+        raise InvalidRequest(f"the metadata in {filename} is packed by neither deflate nor nothing")
+    with archive.open(name) as member:
+        return _bounded(member.read(_MAX_METADATA_BYTES + 1), filename)
 
 
 def _is_top_pkg_info(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -239,30 +239,36 @@ class _Collected:
         self.data += data
 
 
-Decode = Callable[[bytes, int], bytes]
+class _Gunzip:
+    """Decompresses a page; what ends before its end is an error, not a shorter page."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._unzip = url, zlib.decompressobj(wbits=31)
+
+    def decode(self, data: bytes, most: int) -> bytes:
+        decoded = self._unzip.decompress(data, most)
+        if self._unzip.unconsumed_tail:
+            raise UpstreamError(f"{self._url}: the compressed page is too large")
+        return decoded
+
+    def end(self) -> None:
+        if not self._unzip.eof or self._unzip.unused_data:
+            raise UpstreamError(f"{self._url}: the compressed page is not whole")
 
 
-def _decoder(encoding: str | None, url: str) -> Decode | None:
+def _decoder(encoding: str | None, url: str) -> _Gunzip | None:
     if encoding in (None, "", "identity"):
         return None
     if encoding not in ("gzip", "x-gzip"):
         raise UpstreamError(f"{url} answered in an encoding we did not ask for: {encoding}")
-    unzip = zlib.decompressobj(wbits=31)
-
-    def decode(data: bytes, most: int) -> bytes:
-        decoded = unzip.decompress(data, most)
-        if unzip.unconsumed_tail:
-            raise UpstreamError(f"{url}: the compressed page is too large")
-        return decoded
-
-    return decode
+    return _Gunzip(url)
 
 
 class _Reader(TwistedProtocol):
     """Decodes a response's body into a sink; breaks off when it exceeds its bound."""
 
-    def __init__(self, sink: Sink, decode: Decode | None, limit_bytes: int) -> None:
-        self._sink, self._decode, self._left = sink, decode, limit_bytes
+    def __init__(self, sink: Sink, gunzip: _Gunzip | None, limit_bytes: int) -> None:
+        self._sink, self._gunzip, self._left = sink, gunzip, limit_bytes
         # Who gives up closes the connection: a body that trickles would hold it for ever.
         self.done: Deferred[None] = Deferred(lambda _: self._abort())
 
@@ -270,7 +276,7 @@ class _Reader(TwistedProtocol):
         if self.done.called:
             return
         try:
-            decoded = self._decode(data, self._left + 1) if self._decode else data
+            decoded = self._gunzip.decode(data, self._left + 1) if self._gunzip else data
             self._left -= len(decoded)
             if self._left < 0:
                 raise UpstreamError("the page is too large")
@@ -284,10 +290,16 @@ class _Reader(TwistedProtocol):
             return
         # Without a Content-Length the end of the connection is the end of the page (RFC 9112
         # §6.3); a page that lost its end fails to parse, or lacks files until the next check.
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.done.callback(None)
-        else:
+        if not reason.check(ResponseDone, PotentialDataLoss):
             self.done.errback(reason)
+            return
+        try:
+            if self._gunzip is not None:
+                self._gunzip.end()
+        except UpstreamError:
+            self.done.errback(Failure())
+        else:
+            self.done.callback(None)
 
     def _abort(self) -> None:
         abort = getattr(self.transport, "abortConnection", None) or getattr(

@@ -79,5 +79,5 @@ def _span(method: bytes, fields: Headers, facts: FileFacts, size: int | None) ->
 
 
 def _header(fields: Headers, name: str) -> str | None:
-    values = fields.getRawHeaders(name)
-    return ",".join(values) if values else None
+    values = fields.getRawHeaders(name.encode("ascii"))
+    return b",".join(values).decode("utf-8", "replace") if values else None

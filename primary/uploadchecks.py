@@ -112,8 +112,8 @@ def _from_filename(filename: str) -> tuple[NormalizedName, Version]:
 def _version(text: str, where: str) -> Version:
     try:
         return Version(text)
-    except InvalidVersion:
-        raise InvalidRequest(f"{where} has an invalid version {text!r}") from None
+    except ValueError:  # InvalidVersion, or a number of more digits than Python converts
+        raise InvalidRequest(f"{where} has an invalid version {text[:100]!r}") from None
 
 
 def read_wheel_metadata(path: Path, filename: str) -> bytes:

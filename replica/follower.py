@@ -103,8 +103,8 @@ class Follower:
 
     @property
     def reachable(self) -> bool:
-        """Whether the primary answered when it was last asked."""
-        return self.following.state is not State.PRIMARY_UNREACHABLE
+        """Whether what the primary is asked for can still arrive here through its log."""
+        return self.following.state in (State.CONNECTING, State.CATCHING_UP, State.IN_SYNC)
 
     def stopping(self) -> bool:
         """Whether it was told to end."""

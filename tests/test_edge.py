@@ -174,3 +174,12 @@ def test_an_sdist(tmp_path: Path) -> None:
     path.write_bytes(built.data)
     found = inspect(path, built.filename, {"name": ["some.name"], "version": ["1.0"]})
     assert (found.project, found.version) == ("some-name", "1.0")
+
+
+def test_a_version_of_thousands_of_digits(tmp_path: Path) -> None:
+    """Python refuses to convert it with another error than `packaging` promises."""
+    built = sdist("w", "1.0")
+    path = tmp_path / built.filename
+    path.write_bytes(built.data)
+    with pytest.raises(InvalidRequest, match="invalid version"):
+        inspect(path, built.filename, {"name": ["w"], "version": ["1" * 5000]})

@@ -14,6 +14,7 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -169,7 +170,8 @@ def open_parts(
     state_dir = settings.state_dir
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     for scratch in ("scratch", "lists"):  # of a process that is gone
-        shutil.rmtree(state_dir / scratch, ignore_errors=True)
+        (state_dir / scratch).mkdir(exist_ok=True)
+        shutil.rmtree(state_dir / scratch)
         (state_dir / scratch).mkdir()
     for left_over in state_dir.glob(f".*{TEMPORARY_SUFFIX}"):
         left_over.unlink()
@@ -260,7 +262,7 @@ class NodeService(Service):
             self._log.info("{role} listens on {port}", role=self._role.name, port=port.getHost())
 
     def _give_up(self, failure: Failure) -> None:
-        if failure.check(PymirrorError, OSError):
+        if failure.check(PymirrorError, OSError, CannotListenError):
             message = str(failure.value)
         else:
             self._log.failure("the node cannot start", failure)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -39,7 +40,7 @@ from cluster.state.position import Head, Position
 from cluster.state.projectcache import ProjectCache
 from cluster.state.queries import LocatedFile
 from cluster.threads import Threads
-from cluster.upstream.client import UpstreamClient, authorization
+from cluster.upstream.client import UpstreamClient
 from cluster.upstream.health import UpstreamHealth
 from cluster.upstream.ondemand import OnDemand, Refresher
 from cluster.web.files import Files, Learned, Sources
@@ -168,20 +169,9 @@ def open_parts(
     power cut; a replica that forgets its last entries follows them again.
     """
     state_dir = settings.state_dir
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for scratch in ("scratch", "lists"):  # of a process that is gone
-        (state_dir / scratch).mkdir(exist_ok=True)
-        shutil.rmtree(state_dir / scratch)
-        (state_dir / scratch).mkdir()
-    for left_over in state_dir.glob(f".*{TEMPORARY_SUFFIX}"):
-        left_over.unlink()
+    _prepare_folder(state_dir)
     pools = Pools.make(reactor)
-    engine = open_engine(
-        state_dir / "log.sqlite", changelog.metadata, schema.metadata, durable=durable
-    )
-    local_engine = open_engine(state_dir / "local.sqlite", freshness.metadata, durable=False)
-    database = Database(engine, pools.writer, pools.readers)
-    local = Database(local_engine, pools.local, pools.local)
+    database, local = _open_databases(state_dir, pools, durable)
     frontier, head = _head(database)
     position = Position(reactor, head)
     failures, health = FileFailures(time.time, []), UpstreamHealth(time.time)
@@ -210,6 +200,28 @@ def open_parts(
     )  # fmt: skip
 
 
+def _prepare_folder(state_dir: Path) -> None:
+    """Make the state folder, and remove what a process that is gone left half done in it."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for scratch in ("scratch", "lists"):
+        (state_dir / scratch).mkdir(exist_ok=True)
+        shutil.rmtree(state_dir / scratch)
+        (state_dir / scratch).mkdir()
+    for left_over in state_dir.glob(f".*{TEMPORARY_SUFFIX}"):
+        left_over.unlink()
+
+
+def _open_databases(state_dir: Path, pools: Pools, durable: bool) -> tuple[Database, Database]:
+    engine = open_engine(
+        state_dir / "log.sqlite", changelog.metadata, schema.metadata, durable=durable
+    )
+    local = open_engine(state_dir / "local.sqlite", freshness.metadata, durable=False)
+    return (
+        Database(engine, pools.writer, pools.readers),
+        Database(local, pools.local, pools.local),
+    )
+
+
 def _head(database: Database) -> tuple[Frontier, Head]:
     with database.engine.begin() as connection:
         frontier = changelog.frontier(connection)
@@ -222,8 +234,7 @@ def upstream_sources(parts: Parts, located: LocatedFile) -> list[Source]:
     """The upstream of a mirrored file; nothing for an uploaded one, which is here or lost."""
     if not isinstance(located.index, MirrorIndex) or located.file.url is None:
         return []
-    headers = authorization(located.index.mirror_url, located.file.url)
-    return [HttpSource(located.index.name, parts.agent, lambda wanted: wanted.url, headers)]
+    return [HttpSource(located.index.name, parts.agent, lambda wanted: wanted.url)]
 
 
 @define(eq=False)
@@ -278,9 +289,8 @@ class NodeService(Service):
 
     async def _stop(self) -> None:
         await DeferredList([port.stopListening() for port in self._ports])
-        if self._role is not None:
-            self._role.stop_waiting()
         if self._site is not None:
+            self._role.stop_waiting()
             idle = Deferred.fromCoroutine(self._site.idle())
             timer = self.reactor.callLater(SHUTDOWN_SECONDS, idle.cancel)
             idle.addErrback(lambda _: None)
@@ -290,7 +300,6 @@ class NodeService(Service):
             # The last answers are still in their connections' buffers; a process that ended in
             # this turn of the reactor would take them along.
             await deferLater(self.reactor, _FLUSH_SECONDS)
-        if self._role is not None:
             await self._role.stop()
         if self._parts is not None:
             await self._parts.close()

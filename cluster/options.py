@@ -90,3 +90,5 @@ def check_url(option: str, value: str | None) -> None:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise usage.UsageError(f"--{option} must be a URL such as http://host:3141, not {value!r}")
+    if "@" in parts.netloc:
+        raise usage.UsageError(f"--{option} must not hold a user or password: status shows it")

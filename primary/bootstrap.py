@@ -78,7 +78,7 @@ def first_changes(
 def root_pypi(url: str) -> MirrorIndex:
     """The index that a fresh server has, as devpi's fresh server has it."""
     host = urlsplit(url)
-    web = f"{host.scheme}://{host.netloc.rpartition('@')[2]}/project/{{name}}/"
+    web = f"{host.scheme}://{host.netloc}/project/{{name}}/"
     return MirrorIndex(
         IndexName(f"{ROOT}/pypi"),
         mirror_url=url,

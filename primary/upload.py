@@ -67,7 +67,10 @@ class Uploads:
         who = await self.admit(request, index)
         form = UploadForm(boundary, self._store, MAX_UPLOAD_BYTES, stream)
         try:
-            await stream.deliver(form)
+            try:
+                await stream.deliver(form)
+            finally:
+                form.check()
             content = form.finish()
             digests = await content.sink.finish()
             check_digests(form.fields, digests)

@@ -9,8 +9,9 @@ from attrs import define, field, frozen
 from multipart import MultipartError, PushMultipartParser, parse_options_header
 
 from cluster.errors import Gone, InvalidRequest, TooLarge
-from cluster.files.sink import HashingSink, Pausable
+from cluster.files.sink import HashingSink
 from cluster.files.store import FileStore
+from cluster.web.body import RequestStream
 
 Fields = Mapping[str, list[str]]
 
@@ -46,7 +47,7 @@ class UploadForm:
     _boundary: str
     _store: FileStore
     _limit_bytes: int
-    _stream: Pausable
+    _stream: RequestStream
     fields: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
     _parser: PushMultipartParser = field(init=False)
     _name: str = ""
@@ -71,14 +72,22 @@ class UploadForm:
             for event in self._parser.parse(data):
                 self._take(event)
         except MultipartError as error:
-            self._error = InvalidRequest(f"the form is broken: {error}")
+            self._fail(InvalidRequest(f"the form is broken: {error}"))
         except Exception as error:
-            self._error = error
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self._stream.abandon()  # gigabytes more would change nothing
+
+    def check(self) -> None:
+        """Raise what was wrong with the form so far."""
+        if self._error is not None:
+            raise self._error
 
     def finish(self) -> Content:
         """The body is whole; raises what was wrong with it."""
-        if self._error is not None:
-            raise self._error
+        self.check()
         try:
             self._parser.close()
         except MultipartError as error:

@@ -44,7 +44,7 @@ CLOCKS = {
     "datetime.now", "datetime.utcnow", "datetime.today", "date.today", "datetime.datetime.now",
 }  # fmt: skip
 # Puts the parts of a node together, line by line.
-LONG_FUNCTIONS = {("cluster.node", "open_parts")}
+LONG_FUNCTIONS: set[tuple[str, str]] = set()
 MAX_FUNCTION = 40
 MAX_MODULE = 350
 

@@ -119,11 +119,14 @@ def _url(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.startswith(("http://", "https://")):
         raise InvalidRequest(f"{key} must start with http:// or https://, not {value!r}")
     try:
-        host = urlsplit(value).hostname
+        parts = urlsplit(value)
     except ValueError:
-        host = None
-    if not host or not value.isprintable():
+        parts = urlsplit("")
+    if not parts.hostname or not value.isprintable():
         raise InvalidRequest(f"{key} must be a URL with a host, not {value!r}")
+    if "@" in parts.netloc:
+        # The log is for ever, and every node has it: no password may get into it.
+        raise InvalidRequest(f"{key} must not hold a user or password: it would be in the log")
     return value
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
@@ -31,6 +31,8 @@ T = TypeVar("T")
 MAX_PAGE_BYTES = 64 << 20
 MAX_LIST_BYTES = 512 << 20
 PAGE_SECONDS = 30.0
+_LAST_BYTES = 64
+_ENDS = re.compile(rb"(?:\}|</html\s*>|</body\s*>)(?:\s|<!--[^>]*-->)*\Z", re.IGNORECASE)
 LIST_SECONDS = 300.0
 ACCEPT = (
     "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, "
@@ -87,9 +89,9 @@ class UpstreamClient:
         Raises UpstreamError for any answer but 200, 304, 404 and 410: only those say something
         about the project (standards C6).
         """
-        url, _ = split_credentials(f"{index.mirror_url.rstrip('/')}/{quote(project)}/")
+        url = f"{index.mirror_url.rstrip('/')}/{quote(project)}/"
         body = _Collected()
-        answer = await self._fetch(index, url, known, body, MAX_PAGE_BYTES, PAGE_SECONDS)
+        answer = await self._fetch(url, known, body, MAX_PAGE_BYTES, PAGE_SECONDS)
         if not isinstance(answer, Page):
             return answer
         return Page(
@@ -101,23 +103,13 @@ class UpstreamClient:
         self, index: MirrorIndex, known: Freshness | None, sink: Sink
     ) -> Page | NotModified | Absent:
         """Stream the upstream's project list into a sink; the page returned has no body."""
-        url, _ = split_credentials(f"{index.mirror_url.rstrip('/')}/")
-        return await self._fetch(index, url, known, sink, MAX_LIST_BYTES, LIST_SECONDS)
+        url = f"{index.mirror_url.rstrip('/')}/"
+        return await self._fetch(url, known, sink, MAX_LIST_BYTES, LIST_SECONDS)
 
     async def _fetch(
-        self,
-        index: MirrorIndex,
-        url: str,
-        known: Freshness | None,
-        sink: Sink,
-        limit_bytes: int,
-        seconds: float,
+        self, url: str, known: Freshness | None, sink: Sink, limit_bytes: int, seconds: float
     ) -> Page | NotModified | Absent:
-        headers = {
-            "Accept": ACCEPT,
-            "Accept-Encoding": "gzip",
-            **authorization(index.mirror_url, url),
-        }
+        headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip"}
         conditional = known is not None and known.url == url
         if conditional and known is not None and known.etag:
             headers["If-None-Match"] = known.etag
@@ -155,27 +147,10 @@ class UpstreamClient:
         )  # fmt: skip
 
 
-def split_credentials(url: str) -> tuple[str, str | None]:
-    """A URL without its ``user:password@``, and that part."""
-    parts = urlsplit(url)
-    userinfo, at, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=host)), userinfo if at else None
-
-
 def _final_url(response: Response, asked: str) -> str:
     request = getattr(response, "request", None)
     final = getattr(request, "absoluteURI", None)
     return final.decode("ascii") if final else asked
-
-
-def authorization(mirror_url: str, url: str) -> dict[str, str]:
-    """The Basic credentials that a mirror's URL carries, as a header (RFC 7617), for a request
-    to `url`; none for another origin than the mirror's.
-    """
-    mirror, userinfo = split_credentials(mirror_url)
-    if userinfo is None or urlsplit(mirror)[:2] != urlsplit(url)[:2]:
-        return {}
-    return {"Authorization": "Basic " + base64.b64encode(unquote(userinfo).encode()).decode()}
 
 
 async def request(
@@ -269,6 +244,7 @@ class _Reader(TwistedProtocol):
 
     def __init__(self, sink: Sink, gunzip: _Gunzip | None, limit_bytes: int) -> None:
         self._sink, self._gunzip, self._left = sink, gunzip, limit_bytes
+        self._last = b""
         # Who gives up closes the connection: a body that trickles would hold it for ever.
         self.done: Deferred[None] = Deferred(lambda _: self._abort())
 
@@ -281,6 +257,7 @@ class _Reader(TwistedProtocol):
             if self._left < 0:
                 raise UpstreamError("the page is too large")
             self._sink.write(decoded)
+            self._last = (self._last + decoded[-_LAST_BYTES:])[-_LAST_BYTES:]
         except Exception:
             self.done.errback(Failure())
             self._abort()
@@ -288,14 +265,16 @@ class _Reader(TwistedProtocol):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         if self.done.called:
             return
-        # Without a Content-Length the end of the connection is the end of the page (RFC 9112
-        # §6.3); a page that lost its end fails to parse, or lacks files until the next check.
         if not reason.check(ResponseDone, PotentialDataLoss):
             self.done.errback(reason)
             return
         try:
             if self._gunzip is not None:
                 self._gunzip.end()
+            elif reason.check(PotentialDataLoss) and not _ENDS.search(self._last):
+                # The end of the connection is the end of the page (RFC 9112 §6.3), or a cut,
+                # which would look as if upstream had removed what is missing.
+                raise UpstreamError("the page has neither a length nor an end")
         except UpstreamError:
             self.done.errback(Failure())
         else:

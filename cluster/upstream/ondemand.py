@@ -2,8 +2,8 @@
 
 The same rules hold on both kinds of node; only who is asked differs (the primary asks the
 upstream, a replica asks the primary). Fresh: serve. Older than `mirror_cache_expiry` but within
-`max_stale`: serve, and ask meanwhile. Older, or never seen: ask first, for a bounded time, and
-serve what we have when no answer comes.
+`max_stale`, or in trouble when last asked: serve, and ask meanwhile. Older, or never seen: ask
+first, for a bounded time, and serve what we have when no answer comes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from cluster.upstream.parse import ParsedProject
 
 ABSENT_SECONDS = 60.0
 ERROR_SECONDS = 10.0
+# pip gives up after 15 s: a page that we have must be there well before.
+KNOWN_WAIT_SECONDS = 5.0
 WAIT_SECONDS = 35.0
 # Hundreds of thousands of names; half a list would say that the other half does not exist.
 LIST_WAIT_SECONDS = 240.0
@@ -72,7 +74,7 @@ class OnDemand:
                 Deferred.fromCoroutine(self._ask(index, project, known))
                 return MirrorAnswer(known)
         waiting = Deferred.fromCoroutine(self._ask(index, project, known))
-        patience = WAIT_SECONDS if project else LIST_WAIT_SECONDS
+        patience = _patience(project, known)
         timer = self._clock.callLater(patience, waiting.cancel)
         try:
             return await waiting
@@ -84,9 +86,11 @@ class OnDemand:
                 timer.cancel()
 
     def _may_be_served(self, index: MirrorIndex, known: Freshness) -> bool:
-        if known.outcome is not Outcome.FOUND or known.succeeded_at is None:
+        if known.succeeded_at is None:
             return False
-        return 0 <= self._now() - known.succeeded_at <= index.max_stale
+        # Who failed to answer a moment ago will hardly answer this client in time.
+        in_trouble = known.outcome is Outcome.ERROR
+        return in_trouble or 0 <= self._now() - known.succeeded_at <= index.max_stale
 
     async def _ask(self, index: MirrorIndex, project: str, known: Freshness | None) -> MirrorAnswer:
         key = (index.name, project)
@@ -111,6 +115,12 @@ class OnDemand:
             if self._absent_seen % _FORGET_ABSENT_EVERY == 0:
                 moment = self._now() - _FORGET_ABSENT_SECONDS
                 await self._local.write(lambda c: freshness.forget_absent_before(c, moment))
+
+
+def _patience(project: str, known: Freshness | None) -> float:
+    if known is not None and known.succeeded_at is not None:
+        return KNOWN_WAIT_SECONDS
+    return WAIT_SECONDS if project else LIST_WAIT_SECONDS
 
 
 def expiry(index: MirrorIndex, known: Freshness) -> float:

@@ -14,7 +14,6 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from cluster.clock import Clock
-from cluster.errors import Forbidden
 from cluster.names import IndexName, index_name
 from cluster.protocol import CHECKPOINT_PATH, SERIAL_HEADER, TILE_PATH
 from cluster.state import queries
@@ -155,8 +154,6 @@ async def _tile(
 async def _index(web: NodeWeb, request: NodeRequest, user: str, name: str) -> Reply:
     found = await web.database.read(lambda c: queries.index_or_404(c, checked(user, name)))
     result = {"type": kind_of(found), **to_options(found)}
-    if "mirror_url" in result and "@" in str(result["mirror_url"]):
-        raise Forbidden("this index's options hold credentials")
     return json_reply({"type": "indexconfig", "result": result})
 
 

@@ -136,7 +136,9 @@ class SimplePages:
         chain = await self._database.read(lambda c: _chain(c, index))
         for mirror in chain:
             if isinstance(mirror, MirrorIndex):
-                await self._mirror.ensure(mirror, THE_LIST)
+                answer = (await self._mirror.ensure(mirror, THE_LIST)).freshness
+                if mirror.name == index and answer.succeeded_at is None and answer.error:
+                    raise UpstreamError(f"no project list of {index} is known: {answer.error}")
         rendered = await self.lists.get(index, format)
         packed = accepts_gzip(request.header("Accept-Encoding"))
         body = rendered.gzipped if packed else rendered.plain

@@ -23,7 +23,7 @@ from cluster.state.database import Database
 from cluster.state.freshness import Freshness, Outcome
 from cluster.state.schema import listing
 from cluster.threads import Runner
-from cluster.upstream.client import Absent, NotModified, UpstreamClient, split_credentials
+from cluster.upstream.client import Absent, NotModified, UpstreamClient
 from cluster.upstream.ondemand import renewed
 from cluster.upstream.parse import iter_names_html, iter_names_json
 from primary.mirroring.delta import listing_changes
@@ -58,7 +58,7 @@ class ListRefresher:
                 await sink.abort()
                 raise
             if isinstance(answer, Absent):
-                url, _ = split_credentials(index.mirror_url)
+                url = index.mirror_url
                 raise UpstreamError(f"{url} has no project list")
             if isinstance(answer, NotModified):
                 assert known is not None  # noqa: S101 (the client refuses an unasked 304)

@@ -28,6 +28,7 @@ from primary.mirroring.listing import ListRefresher
 from primary.writer import Writer
 
 ACTOR = "+mirror"
+_OLDER_SECONDS = 86_400.0
 
 
 @define
@@ -63,6 +64,8 @@ class UpstreamRefresher:
     async def _project(
         self, index: MirrorIndex, project: NormalizedName, known: Freshness | None
     ) -> Freshness:
+        if not await self._is_here(index, project):
+            known = None  # nothing to be confirmed: a restored backup may have lost what we knew
         answer = await self._client.project(index, project, known)
         now = self._now()
         if isinstance(answer, Absent):
@@ -74,11 +77,17 @@ class UpstreamRefresher:
             parse_project, answer.body, answer.content_type, answer.base, project
         )
         serial = page.upstream_serial or answer.serial
-        if _is_older(serial, answer.url, known):
+        if _is_older(serial, answer.url, known, now):
             # A content network may serve yesterday's page; ours is newer (standards C5).
             return failure(known, now, f"upstream went back to its serial {serial}")
+        if not page.files and known is not None and "html" in answer.content_type:
+            # A notice of maintenance, say; not the word that all files are gone.
+            return failure(known, now, "upstream's page has no files at all")
         await self._record(index, project, page)
         return evolve(found(answer, serial, now), error=_complaint(page))
+
+    async def _is_here(self, index: MirrorIndex, project: NormalizedName) -> bool:
+        return await self._database.read(lambda c: queries.has_project(c, index.name, project))
 
     async def _record(
         self, index: MirrorIndex, project: NormalizedName, page: ParsedProject
@@ -130,7 +139,9 @@ def _complaint(page: ParsedProject) -> str | None:
     return f"{len(page.skipped)} entries were not understood, such as {page.skipped[0]!r}"
 
 
-def _is_older(serial: int | None, url: str, known: Freshness | None) -> bool:
+def _is_older(serial: int | None, url: str, known: Freshness | None, now: float) -> bool:
     if serial is None or known is None or known.upstream_serial is None or known.url != url:
         return False
-    return serial < known.upstream_serial
+    # An upstream that was set up anew counts from the beginning: believe it after a day.
+    settled = now - (known.succeeded_at or 0.0) > _OLDER_SECONDS
+    return serial < known.upstream_serial and not settled

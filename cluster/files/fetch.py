@@ -19,7 +19,7 @@ from cluster.clock import Clock
 from cluster.errors import DigestMismatch, NotFound, PymirrorError, Unavailable, UpstreamError
 from cluster.files.arrival import Arrival
 from cluster.files.delivery import Delivery
-from cluster.files.sink import Digests
+from cluster.files.sink import Digests, HashingSink
 from cluster.files.sources import Source, SourceBody, SourceError, Wanted
 from cluster.files.store import FileStore
 from cluster.files.waiting import Broadcast
@@ -87,6 +87,7 @@ class Fetcher:
     _idle_seconds: float = 30.0
     _running: dict[str, Transfer] = field(factory=dict)
     _tasks: set[Deferred[None]] = field(factory=set)
+    _dropping: set[Deferred[None]] = field(factory=set)
     _stopped: bool = False
 
     def start(self, wanted: Wanted, sources: Iterable[Source]) -> Transfer:
@@ -112,6 +113,21 @@ class Fetcher:
         for task in tasks:
             task.cancel()
         await DeferredList(tasks)
+        await DeferredList(list(self._dropping))
+
+    async def _drop(self, sink: HashingSink, error: Exception) -> None:
+        # On its own, so that `stop` can wait for it even if it cancels who waits here.
+        dropping = Deferred.fromCoroutine(sink.abort(error))
+        waiter: Deferred[None] = Deferred()
+        self._dropping.add(dropping)
+
+        def dropped(_: object) -> None:
+            self._dropping.discard(dropping)
+            if not waiter.called:
+                waiter.callback(None)
+
+        dropping.addBoth(dropped)
+        await waiter
 
     async def _run(self, transfer: Transfer, sources: tuple[Source, ...]) -> None:
         outcome: Digests | PymirrorError
@@ -161,7 +177,7 @@ class Fetcher:
             error = _source_error(e)
             transfer._arrives(None)
             arrival.failed(error)
-            await sink.abort(error)
+            await self._drop(sink, error)
             raise error from e
         arrival.verified(digests)
         return digests

@@ -22,7 +22,9 @@ from replica.follower import Follower
 from replica.following import Unreachable
 from replica.primary_client import Answer, PrimaryClient
 
-_APPLY_SECONDS = 10.0
+_APPLY_SECONDS = 5.0
+# A primary that hangs costs one client a time-out now and then, not every client.
+_AVOID_SECONDS = 30.0
 
 
 @define
@@ -37,13 +39,14 @@ class PrimaryRefresher:
     _parsers: Runner
     _health: UpstreamHealth
     _now: Callable[[], float]
+    _avoid_until: float = 0.0
 
     async def refresh(
         self, index: MirrorIndex, project: str, known: Freshness | None
     ) -> MirrorAnswer:
         """Ask the primary; while it is away, serve what is here, else ask upstream, unlogged."""
         error: PymirrorError = Unreachable("the primary is out of reach")
-        if self._follower.reachable:
+        if self._follower.reachable and self._now() >= self._avoid_until:
             try:
                 answer = await self._client.refresh(index.name, project)
                 if await self._position.reached(answer.serial, _APPLY_SECONDS):
@@ -52,6 +55,8 @@ class PrimaryRefresher:
                 error = Unavailable(f"this replica has not applied serial {answer.serial} yet")
             except PymirrorError as refused:
                 error = refused
+                if isinstance(refused, Unreachable):
+                    self._avoid_until = self._now() + _AVOID_SECONDS
         if not project or await self._is_here(index, normalize(project)):
             return MirrorAnswer(failure(known, self._now(), str(error)))
         return await self._directly(index, normalize(project), known)

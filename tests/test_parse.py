@@ -28,7 +28,7 @@ from cluster.simple.pages import (
     render_list_tail,
     render_project,
 )
-from cluster.upstream.facts import HASH_DIGITS, MAX_FILES, read_time
+from cluster.upstream.facts import HASH_DIGITS, MAX_FILES, MAX_LINKS, read_time
 from cluster.upstream.parse import ParsedProject, iter_names_html, iter_names_json, parse_project
 
 FOO = normalize("foo")
@@ -377,10 +377,10 @@ def test_duplicate_keys_and_wrong_types_beside_the_files() -> None:
 
 def test_too_many_files() -> None:
     """A page beyond the bound is refused before its files are built."""
-    with pytest.raises(UpstreamError, match="200,000"):
+    with pytest.raises(UpstreamError, match="30,000"):
         parse_project(b'{"files":[%b0]}' % (b"0," * MAX_FILES), JSON, URL, FOO)
-    with pytest.raises(UpstreamError, match="200,000"):
-        parse_project(b"<a href=x>" * (MAX_FILES + 1), "text/html", URL, FOO)
+    with pytest.raises(UpstreamError, match="100,000"):
+        parse_project(b"<a href=x>" * (MAX_LINKS + 1), "text/html", URL, FOO)
 
 
 def test_latin_1_page() -> None:

@@ -142,6 +142,10 @@ class HttpSource:
         if response.code != OK:
             body.abort()
             raise SourceError(f"{_host(url)} answers {response.code}", response.code)
+        encodings = response.headers.getRawHeaders("Content-Encoding") or ["identity"]
+        if encodings != ["identity"]:
+            body.abort()
+            raise SourceError(f"{_host(url)} sends an encoding that was not asked for")
         return body
 
 

@@ -207,6 +207,14 @@ def listed(connection: Connection, names: list[IndexName]) -> Iterator[tuple[str
         yield row[0], row[1], row[2]
 
 
+def lists_anything(connection: Connection, name: IndexName) -> bool:
+    """Whether any project of an index is known, stored here or listed upstream."""
+    return any(
+        connection.execute(select(owner).where(owner == name).limit(1)).first() is not None
+        for owner in (listing.c.index_name, projects.c.index_name)
+    )
+
+
 def hosted_digests(connection: Connection) -> Iterator[str]:
     """The sha256 of every uploaded file, streamed."""
     statement = (

@@ -16,7 +16,10 @@ from cluster.errors import InvalidRequest, UpstreamError
 from cluster.model import SHA256, DistributionFile
 from cluster.names import NormalizedName, is_filename, normalize, version_from_filename
 
-MAX_FILES = 200_000
+# What one group of log entries holds (256 parts of 64 KB), and more than any real project has.
+MAX_FILES = 30_000
+# A flat page lists many projects.
+MAX_LINKS = 100_000
 # Digits of each fixed-size hash that hashlib guarantees; spelled out, because a build of
 # Python may lack some of them and every node must read the same page alike.
 HASH_DIGITS = {
@@ -39,9 +42,9 @@ _TIME = re.compile(
 )
 
 
-def too_many_files() -> UpstreamError:
-    """The error for a page beyond `MAX_FILES`."""
-    return UpstreamError(f"the page lists more than {MAX_FILES:,} files")
+def too_many_files(most: int = MAX_FILES) -> UpstreamError:
+    """The error for a page that lists more than `most` files."""
+    return UpstreamError(f"the page lists more than {most:,} files")
 
 
 def is_archive(name: str) -> bool:

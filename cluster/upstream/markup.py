@@ -11,7 +11,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from attrs import Factory, define
 
-from cluster.upstream.facts import MAX_FILES, is_archive, too_many_files
+from cluster.upstream.facts import MAX_LINKS, is_archive, too_many_files
 from cluster.upstream.tags import Attributes, iter_tags
 
 _SERIAL = re.compile(r"<!--\s{0,9}SERIAL\s{1,9}(\d{1,18})\s{0,9}-->", re.ASCII)
@@ -48,8 +48,8 @@ def read_markup(text: str, url: str) -> Markup:
             base = base or attributes.get("href")
         elif tag == "form":
             page.has_form = True
-        if len(anchors) > MAX_FILES:
-            raise too_many_files()
+        if len(anchors) > MAX_LINKS:
+            raise too_many_files(MAX_LINKS)
     base = _base(url, base)
     page.files.extend(file for anchor in anchors if (file := _link(*anchor, base)) is not None)
     serial = _SERIAL.search(text)

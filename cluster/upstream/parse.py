@@ -108,6 +108,8 @@ def _parse_html(text: str, url: str, project: NormalizedName) -> ParsedProject:
     if not _is_page_of(project, url):
         links = (link for link in links if belongs_to(str(link["filename"]), project))
     files, skipped = _read_files(links, project)
+    if len(files) > MAX_FILES:
+        raise too_many_files()
     metas = page.metas
     return ParsedProject(
         files=files,

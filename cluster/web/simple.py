@@ -128,6 +128,9 @@ class SimplePages:
         page.source = "upstream-unlogged" if any(a.unlogged for _, a in answers) else None
         page.heads.clear()
 
+    async def _lists(self, index: IndexName) -> bool:
+        return await self._database.read(lambda c: queries.lists_anything(c, index))
+
     async def project_list(self, request: NodeRequest, index: IndexName) -> Reply | None:
         """Answer with an index's project list, streamed from disk."""
         if not request.path.endswith(b"/"):
@@ -137,7 +140,7 @@ class SimplePages:
         for mirror in chain:
             if isinstance(mirror, MirrorIndex):
                 answer = (await self._mirror.ensure(mirror, THE_LIST)).freshness
-                if mirror.name == index and answer.succeeded_at is None and answer.error:
+                if mirror.name == index and answer.error and not await self._lists(index):
                     raise UpstreamError(f"no project list of {index} is known: {answer.error}")
         rendered = await self.lists.get(index, format)
         packed = accepts_gzip(request.header("Accept-Encoding"))

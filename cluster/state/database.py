@@ -14,7 +14,7 @@ from cluster.threads import Runner
 
 T = TypeVar("T")
 
-_READ_CACHE_KIB = 2_048
+_READ_CACHE_KIB = 1_024
 _BUSY_MILLISECONDS = 30_000
 
 

@@ -26,7 +26,7 @@ from cluster.web.fileplan import FileFacts, Plan, plan
 
 __all__ = ["FileFacts", "FileRequest", "send_file_at", "send_stored", "send_transfer"]
 
-CHUNK_BYTES = 256 << 10
+CHUNK_BYTES = 512 << 10
 T = TypeVar("T")
 _log = Logger()
 

@@ -103,7 +103,7 @@ def cluster(folder: Path, port: int, replicas: int, root_pypi_url: str | None) -
             for node in nodes[1:]:
                 node.wait_ready()
         _explain(console, nodes, folder)
-        _watch(nodes)
+        _watch(console, nodes)
     except KeyboardInterrupt:
         console.print("\nstopping")
     finally:
@@ -153,14 +153,19 @@ def _explain(console: Console, nodes: Sequence[LocalNode], folder: Path) -> None
         console.print(f"  {node.name:<10} curl {node.url}/+status")
 
 
-def _watch(nodes: Sequence[LocalNode]) -> None:
-    """Wait for the first node to end by itself, which is an error, or for Ctrl-C."""
-    watched = {node.process.pid: node for node in nodes if node.process is not None}
-    pid, status = os.waitpid(-1, 0)
-    while pid not in watched:
+def _watch(console: Console, nodes: Sequence[LocalNode]) -> None:
+    """Say when a node ends; the others go on without it, which is worth watching.
+
+    Raises ClickException when none is left.
+    """
+    running = {node.process.pid: node for node in nodes if node.process is not None}
+    while running:
         pid, status = os.waitpid(-1, 0)
-    code = os.waitstatus_to_exitcode(status)
-    node = watched[pid]
-    if node.process is not None:
-        node.process.returncode = code
-    raise click.ClickException(f"the {node.name} ended with status {code}; see {node.log}")
+        node = running.pop(pid, None)
+        if node is None:
+            continue
+        code = os.waitstatus_to_exitcode(status)
+        if node.process is not None:
+            node.process.returncode = code
+        console.print(f"the {node.name} ended with status {code} (see {node.log}); others go on")
+    raise click.ClickException("no node is left")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+
+T = TypeVar("T")
 
 
 class Delayed(Protocol):
@@ -24,3 +28,13 @@ class Clock(Protocol):
 
     def callLater(self, delay: float, f: Callable[..., object], *args: object) -> Delayed:
         """Call `f` after `delay` seconds."""
+
+
+async def bounded(work: Deferred[T], seconds: float, clock: Clock) -> T:
+    """Wait for `work` at most so long, then cancel it; raises what it raises."""
+    timer = clock.callLater(seconds, work.cancel)
+    try:
+        return await work
+    finally:
+        if timer.active():
+            timer.cancel()

@@ -7,13 +7,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from attrs import define, field
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
@@ -23,6 +24,7 @@ from twisted.python.failure import Failure
 from cluster.agent import Requester, make_agent
 from cluster.auth.nodes import NodeSecret
 from cluster.auth.passwords import PasswordChecker
+from cluster.clock import bounded
 from cluster.durable import TEMPORARY_SUFFIX, SecretBlobs, read_or_make
 from cluster.errors import PymirrorError
 from cluster.files.fetch import Fetcher
@@ -241,7 +243,7 @@ def upstream_sources(parts: Parts, located: LocatedFile) -> list[Source]:
 class NodeService(Service):
     """A node's life: open, listen; at the end stop listening, finish what is in flight, close.
 
-    `open` makes the parts, `compose` the handlers; `closing` is what the role ends beside them.
+    `compose` makes the role (a primary or a replica) with its parts, given the reactor.
     """
 
     _log = Logger()
@@ -292,11 +294,8 @@ class NodeService(Service):
         if self._site is not None:
             self._role.stop_waiting()
             idle = Deferred.fromCoroutine(self._site.idle())
-            timer = self.reactor.callLater(SHUTDOWN_SECONDS, idle.cancel)
-            idle.addErrback(lambda _: None)
-            await idle
-            if timer.active():
-                timer.cancel()
+            with suppress(CancelledError):
+                await bounded(idle, SHUTDOWN_SECONDS, self.reactor)
             # The last answers are still in their connections' buffers; a process that ended in
             # this turn of the reactor would take them along.
             await deferLater(self.reactor, _FLUSH_SECONDS)

@@ -12,8 +12,6 @@ from attrs import frozen
 
 from cluster.errors import AuthenticationRequired, LogError
 
-API_VERSION: Final = 1
-
 SERIAL_HEADER: Final = "X-Pymirror-Serial"
 NODE_HEADER: Final = "X-Pymirror-Node"
 REPLICA_HEADER: Final = "X-Pymirror-Replica"

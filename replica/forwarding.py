@@ -13,12 +13,12 @@ from twisted.internet.defer import Deferred
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer  # type: ignore[attr-defined]
 
-from cluster.clock import Clock
+from cluster.clock import Clock, bounded
 from cluster.errors import Unavailable
 from cluster.names import IndexName
 from cluster.protocol import CLIENT_HEADER, SERIAL_HEADER
 from cluster.state.position import Position
-from cluster.upstream.client import bounded, explain, first, read_body
+from cluster.upstream.client import explain, first, read_body
 from cluster.web.body import RequestStream
 from cluster.web.identity import forwarded_for
 from cluster.web.replies import Reply

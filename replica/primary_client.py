@@ -21,7 +21,7 @@ from twisted.web.http_headers import Headers
 
 from cluster.agent import Response
 from cluster.auth.nodes import NodeSecret
-from cluster.clock import Clock
+from cluster.clock import Clock, bounded
 from cluster.errors import LogError, UpstreamError
 from cluster.log.merkle import Frontier
 from cluster.names import IndexName
@@ -39,7 +39,7 @@ from cluster.protocol import (
     decode_tail,
     identity_proof,
 )
-from cluster.upstream.client import USER_AGENT, bounded, explain, first, read_body
+from cluster.upstream.client import USER_AGENT, explain, first, read_body
 from cluster.upstream.ondemand import LIST_WAIT_SECONDS
 from cluster.web.status import LogIdentity
 from replica.following import Diverged, NotAdmitted, Unreachable, WrongLog

@@ -22,7 +22,7 @@ from cluster.names import IndexName
 from cluster.simple.negotiate import Format
 from cluster.simple.pages import ListEntry, render_list_head, render_list_items, render_list_tail
 from cluster.singleflight import SingleFlight
-from cluster.state import inherit, queries
+from cluster.state import queries
 from cluster.state.apply import Touched
 from cluster.state.database import Database
 from cluster.state.position import Head
@@ -101,7 +101,7 @@ class ListPages:
         self, connection: Connection, name: IndexName, format: Format
     ) -> tuple[ListFile, ListFile, int]:
         start = queries.index_or_404(connection, name)
-        chain = inherit.order(start, lambda base: queries.index(connection, base))
+        chain = queries.chain(connection, start)
         serial = queries.list_serial(connection, chain)
         rows = queries.listed(connection, [index.name for index in chain])
         stem = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{format.name.lower()}"

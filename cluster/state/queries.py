@@ -74,6 +74,11 @@ def index_names(connection: Connection) -> list[IndexName]:
     return [IndexName(name) for name in names]
 
 
+def chain(connection: Connection, start: Index) -> list[Index]:
+    """An index and all its bases, in the order of resolution."""
+    return inherit.order(start, lambda name: index(connection, name))
+
+
 def has_project(connection: Connection, name: IndexName, project: NormalizedName) -> bool:
     """Whether an index has a project's name, even without files (devpi-api §7 rule 5)."""
     statement = select(projects.c.present).where(
@@ -98,9 +103,9 @@ def project_page(connection: Connection, start: Index, project: NormalizedName) 
     Raises NotFound when no contributing index has it. The page's serial also counts projects
     and indexes that contribute nothing (any more): for one URL it never goes backwards.
     """
-    chain = inherit.order(start, lambda name: index(connection, name))
+    reachable = chain(connection, start)
     sources = contributing(connection, start, project)
-    rows = {row.index_name: row for row in _project_rows(connection, chain, project)}
+    rows = {row.index_name: row for row in _project_rows(connection, reachable, project)}
     present = [rows[i.name] for i in sources if i.name in rows and rows[i.name].present]
     if not present:
         raise NotFound(f"no project {project!r} on {start.name}")
@@ -110,7 +115,9 @@ def project_page(connection: Connection, start: Index, project: NormalizedName) 
         bare.update(orjson.loads(row.bare_versions))
         for file in project_files(connection, row.index_name, project):
             found.setdefault(file.filename, file)
-    serials = select(func.max(indexes.c.serial)).where(indexes.c.name.in_([i.name for i in chain]))
+    serials = select(func.max(indexes.c.serial)).where(
+        indexes.c.name.in_([i.name for i in reachable])
+    )
     serial = max(connection.execute(serials).scalar() or 0, *(r.serial for r in rows.values()))
     return ProjectPage(
         name=project,
@@ -172,17 +179,17 @@ def file_by_link(
 
     Any index of the chain may hold it: a page links inherited files below its own index.
     """
-    chain = {i.name: i for i in inherit.order(start, lambda name: index(connection, name))}
+    reachable = {i.name: i for i in chain(connection, start)}
     found = list(connection.execute(select(files).where(files.c.link == link)))
     if kind == "+e":
         found += connection.execute(select(files).where(files.c.url_link == link))
-    rows = [row for row in found if row.index_name in chain and row.filename == filename]
+    rows = [row for row in found if row.index_name in reachable and row.filename == filename]
     if not rows:
         raise NotFound(f"no file {filename!r} with that digest on {start.name}")
-    place = list(chain)
+    place = list(reachable)
     row = min(rows, key=lambda candidate: place.index(candidate.index_name))
     file = DistributionFile(**orjson.loads(row.body))
-    return LocatedFile(chain[row.index_name], NormalizedName(row.project), file)
+    return LocatedFile(reachable[row.index_name], NormalizedName(row.project), file)
 
 
 def listed(connection: Connection, names: list[IndexName]) -> Iterator[tuple[str, str, int]]:
@@ -226,9 +233,9 @@ def hosted_digests(connection: Connection) -> Iterator[str]:
         yield orjson.loads(body)["hashes"]["sha256"]
 
 
-def list_serial(connection: Connection, chain: list[Index]) -> int:
-    """The serial of the last change to a chain's project list."""
-    names = [index.name for index in chain]
+def list_serial(connection: Connection, reachable: list[Index]) -> int:
+    """The serial of the last change to the project list of these indexes."""
+    names = [index.name for index in reachable]
     found = [
         connection.execute(select(func.max(column)).where(owner.in_(names))).scalar() or 0
         for column, owner in (

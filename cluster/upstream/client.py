@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 from urllib.parse import quote
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -18,7 +18,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
 from cluster.agent import Requester, Response
-from cluster.clock import Clock
+from cluster.clock import Clock, bounded
 from cluster.errors import UpstreamError
 from cluster.model import MirrorIndex
 from cluster.names import NormalizedName
@@ -26,8 +26,6 @@ from cluster.state.freshness import Freshness
 from cluster.version import __version__
 
 USER_AGENT = f"pymirror/{__version__}"
-T = TypeVar("T")
-
 MAX_PAGE_BYTES = 64 << 20
 MAX_LIST_BYTES = 512 << 20
 PAGE_SECONDS = 30.0
@@ -94,10 +92,7 @@ class UpstreamClient:
         answer = await self._fetch(url, known, body, MAX_PAGE_BYTES, PAGE_SECONDS)
         if not isinstance(answer, Page):
             return answer
-        return Page(
-            answer.url, answer.base, bytes(body.data), answer.content_type,
-            answer.etag, answer.last_modified, answer.serial,
-        )  # fmt: skip
+        return evolve(answer, body=bytes(body.data))
 
     async def names(
         self, index: MirrorIndex, known: Freshness | None, sink: Sink
@@ -109,12 +104,12 @@ class UpstreamClient:
     async def _fetch(
         self, url: str, known: Freshness | None, sink: Sink, limit_bytes: int, seconds: float
     ) -> Page | NotModified | Absent:
-        headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip"}
-        conditional = known is not None and known.url == url
-        if conditional and known is not None and known.etag:
-            headers["If-None-Match"] = known.etag
-        elif conditional and known is not None and known.last_modified:
-            headers["If-Modified-Since"] = known.last_modified
+        headers = {"User-Agent": USER_AGENT, "Accept": ACCEPT, "Accept-Encoding": "gzip"}
+        confirmed = known if known is not None and known.url == url else None
+        if confirmed is not None and confirmed.etag:
+            headers["If-None-Match"] = confirmed.etag
+        elif confirmed is not None and confirmed.last_modified:
+            headers["If-Modified-Since"] = confirmed.last_modified
         work = Deferred.fromCoroutine(self._answer(url, headers, sink, limit_bytes))
         try:
             answer = await bounded(work, seconds, self._clock)
@@ -122,14 +117,15 @@ class UpstreamClient:
             raise
         except Exception as error:
             raise UpstreamError(f"{url}: {explain(error)}") from error
-        if isinstance(answer, NotModified) and not conditional:
+        if isinstance(answer, NotModified) and confirmed is None:
             raise UpstreamError(f"{url} answered 304 to an unconditional request")
         return answer
 
     async def _answer(
         self, url: str, headers: Mapping[str, str], sink: Sink, limit_bytes: int
     ) -> Page | NotModified | Absent:
-        response = await request(self._agent, "GET", url, headers)
+        raw = Headers({name: [value] for name, value in headers.items()})
+        response = await self._agent.request(b"GET", url.encode("ascii"), raw)
         if response.code != 200:
             drop(response)
             if response.code == 304:
@@ -153,14 +149,6 @@ def _final_url(response: Response, asked: str) -> str:
     return final.decode("ascii") if final else asked
 
 
-async def request(
-    agent: Requester, method: str, url: str, headers: Mapping[str, str], body: Any = None
-) -> Response:
-    """Send a request with our User-Agent; returns when the response's headers are here."""
-    raw = Headers({"User-Agent": [USER_AGENT], **{k: [v] for k, v in headers.items()}})
-    return await agent.request(method.encode(), url.encode("ascii"), raw, body)
-
-
 def first(response: Response, header: str) -> str | None:
     """A response header's first value."""
     values = response.headers.getRawHeaders(header)
@@ -182,16 +170,6 @@ async def _read(response: Response, reader: _Reader) -> None:
 def drop(response: Response) -> None:
     """Close the connection of a response whose body nobody wants."""
     response.deliverBody(_Dropped())
-
-
-async def bounded(work: Deferred[T], seconds: float, clock: Clock) -> T:
-    """Wait for `work` at most so long, then cancel it; raises what it raises."""
-    timer = clock.callLater(seconds, work.cancel)
-    try:
-        return await work
-    finally:
-        if timer.active():
-            timer.cancel()
 
 
 def explain(error: BaseException) -> str:
@@ -281,17 +259,17 @@ class _Reader(TwistedProtocol):
             self.done.callback(None)
 
     def _abort(self) -> None:
-        abort = getattr(self.transport, "abortConnection", None) or getattr(
-            self.transport, "loseConnection", None
-        )
-        if abort is not None:
-            abort()
+        _break_off(self.transport)
 
 
 class _Dropped(TwistedProtocol):
     def connectionMade(self) -> None:
-        close = getattr(self.transport, "abortConnection", None) or getattr(
-            self.transport, "loseConnection", None
-        )
+        _break_off(self.transport)
+
+
+def _break_off(transport: object) -> None:
+    for name in ("abortConnection", "loseConnection"):
+        close = getattr(transport, name, None)
         if close is not None:
             close()
+            return

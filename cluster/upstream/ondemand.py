@@ -15,7 +15,7 @@ from attrs import define, evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from cluster.clock import Clock
+from cluster.clock import Clock, bounded
 from cluster.model import MirrorIndex
 from cluster.singleflight import SingleFlight
 from cluster.state import freshness
@@ -75,15 +75,11 @@ class OnDemand:
                 return MirrorAnswer(known)
         waiting = Deferred.fromCoroutine(self._ask(index, project, known))
         patience = _patience(project, known)
-        timer = self._clock.callLater(patience, waiting.cancel)
         try:
-            return await waiting
+            return await bounded(waiting, patience, self._clock)
         except CancelledError:
             late = f"no answer within {patience:.0f} s"
             return MirrorAnswer(failure(known, self._now(), late))
-        finally:
-            if timer.active():
-                timer.cancel()
 
     def _may_be_served(self, index: MirrorIndex, known: Freshness) -> bool:
         if known.succeeded_at is None:

@@ -30,7 +30,6 @@ class RequestStream:
 
     _connection: Pausable
     length: int | None
-    received: int = 0
     _held: list[bytes] = field(factory=list)
     _held_bytes: int = 0
     _consumer: BodyConsumer | None = None
@@ -43,7 +42,6 @@ class RequestStream:
 
     def feed(self, data: bytes) -> None:
         """Bytes came from the connection."""
-        self.received += len(data)
         if self._discard_left is not None:
             self._discard_left -= len(data)
             self._check_discarded()

@@ -18,7 +18,7 @@ from cluster.simple.cache import Body, PageCache, RenderedPage, encode_page
 from cluster.simple.listing import ListPages
 from cluster.simple.negotiate import Format, accepts_gzip, choose
 from cluster.simple.pages import render_project
-from cluster.state import inherit, queries
+from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.freshness import THE_LIST, Outcome
 from cluster.state.position import Position
@@ -159,8 +159,7 @@ def _format(request: NodeRequest) -> Format:
 
 
 def _chain(connection: Connection, name: IndexName) -> list[Index]:
-    start = queries.index_or_404(connection, name)
-    return inherit.order(start, lambda base: queries.index(connection, base))
+    return queries.chain(connection, queries.index_or_404(connection, name))
 
 
 def _resolve(connection: Connection, name: IndexName, project: NormalizedName) -> Resolved:

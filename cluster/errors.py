@@ -63,6 +63,19 @@ class TooLarge(PymirrorError):
     status = 413
 
 
+class TooManyRequests(PymirrorError):
+    """Slow down: too many wrong passwords came from there (RFC 6585 §4).
+
+    `retry_after_seconds` is when asking again makes sense.
+    """
+
+    status = 429
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class Unavailable(PymirrorError):
     """A part we depend on (primary, disk) cannot serve now; trying again later is right."""
 

@@ -79,14 +79,15 @@ def create(
 
 
 def send(method: str, url: str, body: object, user: str, password: str) -> dict[str, Any]:
-    """Send JSON with Basic credentials to a node; raises RequestFailed."""
+    """Send JSON (nothing for None) with Basic credentials to a node; raises RequestFailed."""
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
     headers = {
         "Accept": "application/json",
         "Authorization": f"Basic {credentials}",
         "Content-Type": "application/json",
     }
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method=method)  # noqa: S310
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             result: dict[str, Any] = json.load(answer)

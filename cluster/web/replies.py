@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES
 from twisted.web.server import Request
 
-from cluster.errors import AuthenticationRequired, PymirrorError, Unavailable
+from cluster.errors import AuthenticationRequired, PymirrorError, TooManyRequests, Unavailable
 
 _log = Logger()
 _UNSAFE_IN_REASON = re.compile(r"[^\x20-\x7e\xa0-\xff]+")
@@ -63,7 +63,7 @@ def error_reply(failure: Failure, accept: str) -> Reply:
         headers = {"Cache-Control": "max-age=10"}
     if isinstance(error, AuthenticationRequired):
         headers["WWW-Authenticate"] = f'Basic realm="{REALM}"'
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | TooManyRequests):
         headers["Retry-After"] = str(error.retry_after_seconds)
     message = str(error) or RESPONSES.get(error.status, b"error").decode()
     return evolve(message_reply(error.status, message, accept), headers=headers)

@@ -36,11 +36,12 @@ from cluster.model import MirrorIndex
 from cluster.options import NodeSettings
 from cluster.simple.cache import PageCache
 from cluster.simple.listing import ListPages
-from cluster.state import freshness, queries, schema
+from cluster.state import freshness, queries
 from cluster.state.database import Database, open_engine
+from cluster.state.links import LocatedFile
 from cluster.state.position import Head, Position
 from cluster.state.projectcache import ProjectCache
-from cluster.state.queries import LocatedFile
+from cluster.state.upgrade import bring_up_to_date
 from cluster.threads import Threads
 from cluster.upstream.client import UpstreamClient
 from cluster.upstream.health import UpstreamHealth
@@ -214,9 +215,8 @@ def _prepare_folder(state_dir: Path) -> None:
 
 
 def _open_databases(state_dir: Path, pools: Pools, durable: bool) -> tuple[Database, Database]:
-    engine = open_engine(
-        state_dir / "log.sqlite", changelog.metadata, schema.metadata, durable=durable
-    )
+    engine = open_engine(state_dir / "log.sqlite", changelog.metadata, durable=durable)
+    bring_up_to_date(engine)
     local = open_engine(state_dir / "local.sqlite", freshness.metadata, durable=False)
     return (
         Database(engine, pools.writer, pools.readers),

@@ -17,7 +17,7 @@ from cluster.log.checkpoint import LogSigner
 from cluster.node import NodeService, Parts, open_parts, upstream_sources
 from cluster.options import NodeOptions, check_url
 from cluster.state import queries
-from cluster.state.queries import LocatedFile
+from cluster.state.links import LocatedFile
 from cluster.web.status import LogIdentity
 from primary.bootstrap import FIRST_EPOCH, FirstStart, first_changes, load_key, signer_for
 from primary.devpi.indexes import IndexResource

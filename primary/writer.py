@@ -20,9 +20,10 @@ from cluster.errors import Unavailable
 from cluster.log import changelog
 from cluster.log.changes import Change, Entry, encode
 from cluster.log.merkle import Frontier
-from cluster.state.apply import Touched, apply
+from cluster.state.apply import apply
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
+from cluster.state.rows import Touched
 
 Decide = Callable[[Connection], Sequence[Change]]
 OnCommit = Callable[[Frontier, Sequence[bytes], Frontier], None]

@@ -28,9 +28,10 @@ from cluster.log.changes import Entry, Kind, decode
 from cluster.log.checkpoint import LogKey
 from cluster.log.merkle import Frontier, leaf_hash
 from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT, TailPage, log_origin
-from cluster.state.apply import Touched, apply
+from cluster.state.apply import apply
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
+from cluster.state.rows import Touched
 from cluster.threads import Runner
 from cluster.web.status import LogIdentity
 from replica.following import (

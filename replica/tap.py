@@ -17,7 +17,7 @@ from cluster.errors import PymirrorError
 from cluster.files.sources import HttpSource, Source
 from cluster.node import NodeService, Parts, open_parts, upstream_sources
 from cluster.options import NodeOptions, check_url
-from cluster.state.queries import LocatedFile
+from cluster.state.links import LocatedFile
 from cluster.upstream.health import iso
 from cluster.version import __version__
 from replica.filesync import FileSync

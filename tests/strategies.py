@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from cluster.log.changes import Change, Kind
 from cluster.model import DistributionFile, MirrorIndex
 from cluster.names import IndexName
-from cluster.state.apply import canonical
 from cluster.state.options import kind_of, parse_options, to_options
+from cluster.state.rows import canonical
 
 USERS = ("root", "ann", "bob")
 HOSTED = (IndexName("root/dev"), IndexName("ann/prod"), IndexName("ann/dev"))
@@ -64,7 +64,7 @@ def index_sets(draw: st.DrawFn) -> Change:
         bases = draw(st.lists(st.sampled_from(HOSTED + MIRRORS), max_size=3, unique=True))
         whitelist = draw(st.lists(st.sampled_from((*PROJECTS, "*")), max_size=2))
         options = {"bases": list(bases), "mirror_whitelist": whitelist}
-    index = parse_options(name, options)
+    index = parse_options(name, options).index
     payload = {"index": name, "type": kind_of(index), "options": to_options(index)}
     return Change(Kind.INDEX_SET, payload)
 

@@ -16,10 +16,11 @@ from cluster.log.merkle import Frontier, leaf_hash
 from cluster.model import DistributionFile
 from cluster.names import IndexName, NormalizedName
 from cluster.protocol import TAIL_PAGE_BYTES, TailPage, decode_tail, encode_tail
-from cluster.state import queries
-from cluster.state.apply import Touched, apply, digest, rebuild, url_link
+from cluster.state import links, queries
+from cluster.state.apply import apply, digest, rebuild
 from cluster.state.database import writing
 from cluster.state.options import kind_of, parse_options, to_options
+from cluster.state.rows import Touched, url_link
 from replica.follower import take
 from tests.fakes import EPOCH, IDENTITY, SIGNER, START, engine, entry
 from tests.strategies import HOSTED, MIRRORS, PROJECTS, Write, histories
@@ -28,7 +29,7 @@ SHA = "ab" * 32
 
 
 def index_set(name: IndexName, **options: Any) -> Change:
-    index = parse_options(name, options)
+    index = parse_options(name, options).index
     payload = {"index": name, "type": kind_of(index), "options": to_options(index)}
     return Change(Kind.INDEX_SET, payload)
 
@@ -221,12 +222,10 @@ def test_file_known_by_url_keeps_its_old_link() -> None:
             record(of, [Change(Kind.MIRROR_PROJECT, {**common, "files": [file]})])
             with of.begin() as connection:
                 index = queries.index_or_404(connection, pypi)
-                found = queries.file_by_link(
-                    connection, index, "+e", url_link(url), "foo-1.0.tar.gz"
-                )
+                found = links.file_by_link(connection, index, "+e", url_link(url), "foo-1.0.tar.gz")
                 assert found.file.to_json() == file
         with of.begin() as connection:
-            found = queries.file_by_link(connection, index, "+f", SHA[:16], "foo-1.0.tar.gz")
+            found = links.file_by_link(connection, index, "+f", SHA[:16], "foo-1.0.tar.gz")
             assert found.file.sha256 == SHA
 
 

@@ -15,8 +15,9 @@ from cluster.log.changes import MAX_ENTRY_BYTES, Change
 from cluster.model import DistributionFile, ProjectStatus
 from cluster.names import IndexName, NormalizedName, normalize
 from cluster.state import queries
-from cluster.state.apply import Touched, apply
+from cluster.state.apply import apply
 from cluster.state.database import writing
+from cluster.state.rows import Touched
 from cluster.upstream.parse import ParsedProject
 from primary.mirroring.delta import (
     NAMES_PER_ENTRY,

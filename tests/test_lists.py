@@ -11,9 +11,10 @@ from cluster.log.changes import Change, Kind
 from cluster.names import IndexName
 from cluster.simple.listing import ListPages
 from cluster.simple.negotiate import Format
-from cluster.state.apply import Touched, apply
+from cluster.state.apply import apply
 from cluster.state.database import Database, open_engine, writing
 from cluster.state.position import Head
+from cluster.state.rows import Touched
 from cluster.state.schema import metadata
 from cluster.threads import Inline
 from tests.fakes import START, as_clock, entry

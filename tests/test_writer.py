@@ -20,9 +20,10 @@ from cluster.log import changelog
 from cluster.log.changes import Change, Kind
 from cluster.log.merkle import Frontier, leaf_hash
 from cluster.state import queries, schema
-from cluster.state.apply import Touched, digest, rebuild
+from cluster.state.apply import digest, rebuild
 from cluster.state.database import Database, open_engine, writing
 from cluster.state.position import Head, Position
+from cluster.state.rows import Touched
 from cluster.threads import Inline, Threads
 from primary.writer import Writer, Written, timestamp
 from tests.fakes import EPOCH, START, TIME, Gate, as_clock, engine, position, user_set, utc

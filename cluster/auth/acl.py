@@ -1,43 +1,146 @@
-"""Who may do what on an index (pure; devpi-api §6-§7)."""
+"""Who may do what (pure; devpi-api §6-§7, and docs/access.md, which a test compares with this).
+
+Every function that begins with `require_` raises AuthenticationRequired for the anonymous
+(clients send credentials only after a 401), and Forbidden for somebody known; what one may not
+read does not exist for somebody known: NotFound.
+"""
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Iterable
 
-from cluster.errors import AuthenticationRequired, Forbidden
-from cluster.model import HostedIndex
+from attrs import evolve, frozen
+
+from cluster.auth.tokens import READ, UPLOAD, TokenLimits
+from cluster.errors import AuthenticationRequired, Forbidden, NotFound
+from cluster.model import HostedIndex, Index
 from cluster.names import IndexName
 
 ROOT = "root"
+ANYBODY = ":ANONYMOUS:"
+KNOWN = ":AUTHENTICATED:"
 
 
 @frozen
 class Principal:
-    """Who asks: a user's name, or None for nobody we know."""
+    """Who asks: a user's name, or None for nobody we know.
+
+    `token` limits what is allowed when an API token was given in place of a password.
+    """
 
     name: str | None = None
+    token: TokenLimits | None = None
 
 
 ANONYMOUS = Principal()
 
 
-def require_upload(who: Principal, index: HostedIndex) -> None:
-    """Uploading takes being listed in `acl_upload`, also for the owner and for root.
+def owner_of(name: IndexName) -> str:
+    """The user below whom an index stands."""
+    return name.partition("/")[0]
 
-    Raises AuthenticationRequired for the anonymous (clients send credentials only after a 401),
-    Forbidden for others.
+
+def _listed(who: Principal, acl: Iterable[str]) -> bool:
+    names = set(acl)
+    return ANYBODY in names or (who.name is not None and bool({who.name, KNOWN} & names))
+
+
+def may_read(who: Principal, index: Index, project: str | None = None) -> bool:
+    """Whether somebody may see an index, or a project on it: pages, files, its very existence."""
+    if ANYBODY in index.acl_pkg_read:
+        return True
+    if who.token is not None and not who.token.allows(READ, index.name, project):
+        return False
+    return who.name in (ROOT, owner_of(index.name)) or _listed(
+        who, (*index.acl_pkg_read, *index.acl_admin)
+    )
+
+
+def require_read(who: Principal, index: Index, project: str | None = None) -> None:
+    """Reading takes being in `acl_pkg_read` or `acl_admin`, being the owner, or root."""
+    if may_read(who, index, project):
+        return
+    if who.name is None:
+        raise AuthenticationRequired(f"reading {index.name} needs a user and a password")
+    raise NotFound(f"The stage {index.name} could not be found.")
+
+
+def require_upload(who: Principal, index: HostedIndex, project: str | None = None) -> None:
+    """Uploading takes being in `acl_upload`, also for the owner and for root.
+
+    `project` is None while it is not known yet: the rest is checked already then.
     """
-    if ":ANONYMOUS:" in index.acl_upload:
+    if who.token is not None:
+        limits = evolve(who.token, projects=()) if project is None else who.token
+        if not limits.allows(UPLOAD, index.name, project):
+            raise Forbidden(
+                f"this token is not for uploads of {project or 'files'} to {index.name}"
+            )
+    else:
+        require_read(who, index)
+    if _listed(who, index.acl_upload):
         return
     if who.name is None:
         raise AuthenticationRequired(f"uploading to {index.name} needs a user and a password")
-    if who.name not in index.acl_upload and ":AUTHENTICATED:" not in index.acl_upload:
-        raise Forbidden(f"{who.name} has no permission to submit to {index.name}")
+    raise Forbidden(f"{who.name} has no permission to submit to {index.name}")
 
 
-def require_configure(who: Principal, name: IndexName) -> None:
-    """An index is created and changed by its owner and by root."""
+def require_toxresult(who: Principal, index: Index, project: str) -> None:
+    """Uploading a test's result takes being in `acl_toxresult_upload`."""
+    if who.token is None:
+        require_read(who, index)
+    elif not who.token.allows(UPLOAD, index.name, project):
+        raise Forbidden(f"this token is not for test results of {project} on {index.name}")
+    acl = index.acl_toxresult_upload if isinstance(index, HostedIndex) else (ANYBODY,)
+    if _listed(who, acl):
+        return
+    # devpi-client shows this message, and takes a 401 for the end of its login.
+    raise Forbidden(
+        f"No permission to upload tox results. {who.name or 'anonymous'} is not in "
+        f"acl_toxresult_upload of {index.name}"
+    )
+
+
+def require_delete(who: Principal, index: Index) -> None:
+    """Removing files, yanking, and setting a project's status: uploaders, admins, owner, root."""
+    _require_known(who, f"removing from {index.name}")
+    require_read(who, index)
+    uploaders = index.acl_upload if isinstance(index, HostedIndex) else ()
+    acl = {*uploaders, *index.acl_admin} - {ANYBODY}
+    if who.name not in (ROOT, owner_of(index.name)) and not _listed(who, acl):
+        raise Forbidden(f"{who.name} has no permission to remove from {index.name}")
+
+
+def require_configure(who: Principal, name: IndexName, index: Index | None = None) -> None:
+    """An index is changed by its owner, by root, and by those in its `acl_admin`; it is made
+    (`index` is None) by owner and root.
+    """
+    _require_known(who, f"changing {name}")
+    if who.name in (ROOT, owner_of(name)):
+        return
+    if index is not None:
+        require_read(who, index)
+        if _listed(who, set(index.acl_admin) - {ANYBODY}):
+            return
+    raise Forbidden(f"{who.name} has no permission to change {name}")
+
+
+def require_user_change(who: Principal, user: str) -> None:
+    """A user is changed and removed by that user and by root."""
+    _require_known(who, f"changing user {user}")
+    if who.name not in (ROOT, user):
+        raise Forbidden(f"{who.name} has no permission to modify user {user}")
+
+
+def require_root(who: Principal, what: str) -> None:
+    """Some things only root may do."""
+    _require_known(who, what)
+    if who.name != ROOT:
+        raise Forbidden(f"{what} is for root alone")
+
+
+def _require_known(who: Principal, what: str) -> None:
     if who.name is None:
-        raise AuthenticationRequired(f"changing {name} needs a user and a password")
-    if who.name not in (ROOT, name.partition("/")[0]):
-        raise Forbidden(f"{who.name} has no permission to change {name}")
+        raise AuthenticationRequired(f"{what} needs a user and a password")
+    if who.token is not None:
+        raise Forbidden(f"{what} is not for API tokens: log in with the user's password")

@@ -31,8 +31,20 @@ class Kind(StrEnum):
     USER_REMOVED = "user.removed"
     INDEX_SET = "index.set"
     INDEX_REMOVED = "index.removed"
+    PROJECT_REGISTERED = "project.registered"
+    PROJECT_REMOVED = "project.removed"
+    PROJECT_STATUS = "project.status"
+    RELEASE_SET = "release.set"
+    RELEASE_REMOVED = "release.removed"
     FILE_ADDED = "file.added"
     FILE_REMOVED = "file.removed"
+    FILE_YANKED = "file.yanked"
+    DOCS_SET = "docs.set"
+    TOXRESULT_ADDED = "toxresult.added"
+    STAGE_PUBLISHED = "stage.published"
+    STAGE_DROPPED = "stage.dropped"
+    TOKEN_ADDED = "token.added"  # noqa: S105 (a kind of change)
+    TOKEN_REMOVED = "token.removed"  # noqa: S105
     MIRROR_PROJECT = "mirror.project"
     MIRROR_LISTING = "mirror.listing"
 

@@ -23,9 +23,9 @@ from cluster.simple.negotiate import Format
 from cluster.simple.pages import ListEntry, render_list_head, render_list_items, render_list_tail
 from cluster.singleflight import SingleFlight
 from cluster.state import queries
-from cluster.state.apply import Touched
 from cluster.state.database import Database
 from cluster.state.position import Head
+from cluster.state.rows import Touched
 
 _BATCH = 2_000
 # Rendering that takes longer than this happens behind the answers.

@@ -6,106 +6,77 @@ all nodes at one serial hold the same rows, and a replay from 0 gives them again
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 import orjson
-from attrs import define, field
-from sqlalchemy import Connection, Table, delete, select, update
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.exc import NoResultFound
 
 from cluster.errors import LogError
 from cluster.log import changelog
 from cluster.log.changes import Entry, Kind
 from cluster.names import normalize
-from cluster.state import schema
+from cluster.state import releases, schema
+from cluster.state.rows import (
+    Touched,
+    canonical,
+    remove_files,
+    set_files,
+    touch_project,
+    update_project,
+    upsert,
+)
 
-
-@define
-class Touched:
-    """What entries changed: readers that cached something look here.
-
-    `projects` are normalized names, on any index; `indexes` says that users, indexes or their
-    options changed, which can change any page; `lists` are indexes whose project list changed.
-    """
-
-    projects: set[str] = field(factory=set)
-    lists: set[str] = field(factory=set)
-    indexes: bool = False
+# Not projects: the serial of a page must never go backwards.
+_HELD_BY_INDEX: Final = (
+    schema.files, schema.listing, schema.releases, schema.docs, schema.toxresults, schema.staged,
+    schema.removed,
+)  # fmt: skip
 
 
 def apply(connection: Connection, entry: Entry, touched: Touched) -> None:
     """Bring one entry into the state; raises LogError when its payload is not of its kind."""
     try:
-        _APPLY[entry.kind](connection, entry, touched)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if "stage" in entry.payload and entry.kind in releases.STAGEABLE:
+            releases.stage(connection, entry)
+        else:
+            _APPLY[entry.kind](connection, entry, touched)
+    except (KeyError, TypeError, ValueError, AttributeError, NoResultFound) as error:
         raise LogError(f"entry {entry.serial} ({entry.kind}) is malformed: {error!r}") from error
-
-
-def canonical(value: Any) -> bytes:
-    """JSON with sorted keys: how values are kept in columns, equal on every node."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-
-
-def url_link(url: str) -> str:
-    """The 16 hex digits that stand in the link of a file known only by its URL."""
-    return sha256(url.encode()).hexdigest()[:16]
-
-
-def _links(file: Mapping[str, Any]) -> dict[str, str | None]:
-    digest = file.get("hashes", {}).get("sha256")
-    if digest is None:
-        return {"link": url_link(file["url"]), "url_link": None}
-    computed = file.get("origin", {}).get("sha256") == "computed" and "url" in file
-    return {"link": digest[:16], "url_link": url_link(file["url"]) if computed else None}
-
-
-def _upsert(
-    connection: Connection,
-    table: Table,
-    rows: list[dict[str, Any]],
-    changed: tuple[str, ...] | None = None,
-) -> None:
-    """Insert rows; of those that are there, set the columns `changed` (None: all)."""
-    if rows:
-        # Straight to the driver: a fresh replica does this a million times, and SQLAlchemy's
-        # own handling of each row costs more than SQLite's.
-        sql = _upsert_sql(table, tuple(rows[0]), changed)
-        connection.exec_driver_sql(sql, [tuple(row.values()) for row in rows])
-
-
-@lru_cache(maxsize=64)
-def _upsert_sql(table: Table, columns: tuple[str, ...], changed: tuple[str, ...] | None) -> str:
-    statement = insert(table)
-    keys = [column.name for column in table.primary_key]
-    wanted = [name for name in columns if name not in keys] if changed is None else changed
-    upsert = statement.values(dict.fromkeys(columns)).on_conflict_do_update(
-        index_elements=keys, set_={name: statement.excluded[name] for name in wanted}
-    )
-    compiled = upsert.compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=columns)
-    if tuple(compiled.positiontup or ()) != columns:
-        raise AssertionError(f"columns of {table.name} are bound in another order")
-    return str(compiled)
 
 
 def _epoch_started(connection: Connection, entry: Entry, touched: Touched) -> None:
     payload = entry.payload
     row = {"epoch": entry.epoch, "serial": entry.serial, "log": payload["log"]}
-    _upsert(connection, schema.epochs, [{**row, "key": payload["key"]}])
+    upsert(connection, schema.epochs, [{**row, "key": payload["key"]}])
 
 
 def _user_set(connection: Connection, entry: Entry, touched: Touched) -> None:
     body = canonical({k: entry.payload[k] for k in ("options", "password") if k in entry.payload})
     row = {"name": entry.payload["user"], "body": body, "serial": entry.serial}
-    _upsert(connection, schema.users, [row])
+    upsert(connection, schema.users, [row])
     touched.indexes = True
 
 
 def _user_removed(connection: Connection, entry: Entry, touched: Touched) -> None:
-    connection.execute(delete(schema.users).where(schema.users.c.name == entry.payload["user"]))
+    user = entry.payload["user"]
+    connection.execute(delete(schema.users).where(schema.users.c.name == user))
+    connection.execute(delete(schema.tokens).where(schema.tokens.c.user == user))
+    touched.indexes = True
+
+
+def _token_added(connection: Connection, entry: Entry, touched: Touched) -> None:
+    payload = entry.payload
+    body = {key: value for key, value in payload.items() if key not in ("token", "user")}
+    row = {"id": payload["token"], "user": payload["user"], "body": canonical(body)}
+    upsert(connection, schema.tokens, [{**row, "serial": entry.serial}])
+    touched.indexes = True
+
+
+def _token_removed(connection: Connection, entry: Entry, touched: Touched) -> None:
+    connection.execute(delete(schema.tokens).where(schema.tokens.c.id == entry.payload["token"]))
     touched.indexes = True
 
 
@@ -114,17 +85,18 @@ def _index_set(connection: Connection, entry: Entry, touched: Touched) -> None:
         "name": entry.payload["index"],
         "type": entry.payload["type"],
         "body": canonical(entry.payload["options"]),
+        "secrets": entry.payload.get("secrets"),
         "serial": entry.serial,
     }
-    _upsert(connection, schema.indexes, [row])
+    upsert(connection, schema.indexes, [row])
     touched.indexes = True
 
 
 def _index_removed(connection: Connection, entry: Entry, touched: Touched) -> None:
     index = entry.payload["index"]
     connection.execute(delete(schema.indexes).where(schema.indexes.c.name == index))
-    connection.execute(delete(schema.files).where(schema.files.c.index_name == index))
-    connection.execute(delete(schema.listing).where(schema.listing.c.index_name == index))
+    for table in _HELD_BY_INDEX:
+        connection.execute(delete(table).where(table.c.index_name == index))
     connection.execute(
         update(schema.projects)
         .where(schema.projects.c.index_name == index)
@@ -145,25 +117,9 @@ def _touch_heirs(connection: Connection, entry: Entry) -> None:
     connection.execute(statement)
 
 
-def _file_added(connection: Connection, entry: Entry, touched: Touched) -> None:
-    payload = entry.payload
-    _touch_project(connection, entry, touched)
-    _set_files(connection, entry, [payload["file"]])
-
-
-def _file_removed(connection: Connection, entry: Entry, touched: Touched) -> None:
-    _touch_project(connection, entry, touched)
-    _remove_files(connection, entry, [entry.payload["filename"]])
-    index, project = entry.payload["index"], entry.payload["project"]
-    files = schema.files
-    left = select(files.c.filename).where(files.c.index_name == index, files.c.project == project)
-    if connection.execute(left.limit(1)).first() is None:
-        _update_project(connection, entry, present=0)
-
-
 def _mirror_project(connection: Connection, entry: Entry, touched: Touched) -> None:
     payload = entry.payload
-    _touch_project(connection, entry, touched)
+    touch_project(connection, entry, touched)
     facts: dict[str, Any] = {}
     if "status" in payload:
         facts["status"] = canonical(payload["status"])
@@ -171,9 +127,9 @@ def _mirror_project(connection: Connection, entry: Entry, touched: Touched) -> N
         bare = set(_bare_versions(connection, payload)) - set(payload.get("bare_removed", ()))
         facts["bare_versions"] = canonical(sorted(bare | set(payload.get("bare_added", ()))))
     if facts:
-        _update_project(connection, entry, **facts)
-    _remove_files(connection, entry, payload.get("removed", ()))
-    _set_files(connection, entry, payload.get("files", ()))
+        update_project(connection, entry, **facts)
+    remove_files(connection, entry, payload.get("removed", ()))
+    set_files(connection, entry, payload.get("files", ()))
 
 
 def _bare_versions(connection: Connection, payload: Mapping[str, Any]) -> list[str]:
@@ -198,62 +154,8 @@ def _mirror_listing(connection: Connection, entry: Entry, touched: Touched) -> N
             }
             for name in names
         ]
-        _upsert(connection, schema.listing, rows)
+        upsert(connection, schema.listing, rows)
     touched.lists.add(payload["index"])
-
-
-def _touch_project(connection: Connection, entry: Entry, touched: Touched) -> None:
-    payload = entry.payload
-    row = {
-        "index_name": payload["index"],
-        "name": payload["project"],
-        "display": payload.get("name", payload["project"]),
-        "present": 1,
-        "status": b"{}",
-        "bare_versions": b"[]",
-        "serial": entry.serial,
-    }
-    _upsert(connection, schema.projects, [row], changed=("present", "serial"))
-    touched.projects.add(payload["project"])
-    touched.lists.add(payload["index"])
-
-
-def _update_project(connection: Connection, entry: Entry, **values: Any) -> None:
-    table = schema.projects
-    connection.execute(
-        update(table)
-        .where(
-            table.c.index_name == entry.payload["index"], table.c.name == entry.payload["project"]
-        )
-        .values(**values)
-    )
-
-
-def _set_files(connection: Connection, entry: Entry, files: Iterable[Mapping[str, Any]]) -> None:
-    rows = [
-        {
-            "index_name": entry.payload["index"],
-            "project": entry.payload["project"],
-            "filename": file["filename"],
-            **_links(file),
-            "body": canonical(file),
-            "serial": entry.serial,
-        }
-        for file in files
-    ]
-    _upsert(connection, schema.files, rows)
-
-
-def _remove_files(connection: Connection, entry: Entry, filenames: Iterable[str]) -> None:
-    table = schema.files
-    for filename in filenames:
-        connection.execute(
-            delete(table).where(
-                table.c.index_name == entry.payload["index"],
-                table.c.project == entry.payload["project"],
-                table.c.filename == filename,
-            )
-        )
 
 
 _APPLY: Final[Mapping[Kind, Callable[[Connection, Entry, Touched], None]]] = {
@@ -262,8 +164,20 @@ _APPLY: Final[Mapping[Kind, Callable[[Connection, Entry, Touched], None]]] = {
     Kind.USER_REMOVED: _user_removed,
     Kind.INDEX_SET: _index_set,
     Kind.INDEX_REMOVED: _index_removed,
-    Kind.FILE_ADDED: _file_added,
-    Kind.FILE_REMOVED: _file_removed,
+    Kind.PROJECT_REGISTERED: releases.project_registered,
+    Kind.PROJECT_REMOVED: releases.project_removed,
+    Kind.PROJECT_STATUS: releases.project_status,
+    Kind.RELEASE_SET: releases.release_set,
+    Kind.RELEASE_REMOVED: releases.release_removed,
+    Kind.FILE_ADDED: releases.file_added,
+    Kind.FILE_REMOVED: releases.file_removed,
+    Kind.FILE_YANKED: releases.file_yanked,
+    Kind.DOCS_SET: releases.docs_set,
+    Kind.TOXRESULT_ADDED: releases.toxresult_added,
+    Kind.STAGE_PUBLISHED: releases.stage_published,
+    Kind.STAGE_DROPPED: releases.stage_dropped,
+    Kind.TOKEN_ADDED: _token_added,
+    Kind.TOKEN_REMOVED: _token_removed,
     Kind.MIRROR_PROJECT: _mirror_project,
     Kind.MIRROR_LISTING: _mirror_listing,
 }

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from cluster.clock import Clock
-from cluster.state.apply import Touched
+from cluster.state.rows import Touched
 
 
 @frozen

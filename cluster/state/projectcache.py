@@ -15,8 +15,8 @@ from typing import Generic, Protocol, TypeVar
 from attrs import define, field
 
 from cluster.names import NormalizedName
-from cluster.state.apply import Touched
 from cluster.state.position import Head
+from cluster.state.rows import Touched
 
 _FORGET_CHANGES_ABOVE = 20_000
 

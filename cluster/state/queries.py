@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import orjson
-from attrs import frozen
+from attrs import evolve, frozen
 from sqlalchemy import Connection, Row, func, select, union_all
 
 from cluster.errors import NotFound
@@ -20,7 +21,23 @@ from cluster.model import (
 from cluster.names import IndexName, NormalizedName
 from cluster.state import inherit
 from cluster.state.options import index_from_options
-from cluster.state.schema import epochs, files, indexes, listing, projects, users
+from cluster.state.schema import (
+    epochs,
+    files,
+    indexes,
+    listing,
+    projects,
+    tokens,
+    users,
+)
+
+MayRead = Callable[[Index], bool]
+"""Whether the one who asks may read an index."""
+
+
+def everyone(index: Index) -> bool:
+    """For questions that are not asked on behalf of a reader."""
+    return True
 
 
 @frozen
@@ -31,15 +48,6 @@ class Epoch:
     serial: int
     log: str
     key: str
-
-
-@frozen
-class LocatedFile:
-    """A file and where it is recorded."""
-
-    index: Index
-    project: NormalizedName
-    file: DistributionFile
 
 
 def epoch(connection: Connection) -> Epoch | None:
@@ -54,10 +62,45 @@ def user(connection: Connection, name: str) -> User | None:
     return None if row is None else User(name, **orjson.loads(row.body))
 
 
+def user_names(connection: Connection) -> list[str]:
+    """The names of all users, sorted."""
+    return list(connection.execute(select(users.c.name).order_by(users.c.name)).scalars())
+
+
+def token(connection: Connection, id: str) -> dict[str, Any] | None:
+    """The payload of `token.added` of a token that was not removed since."""
+    row = connection.execute(select(tokens).where(tokens.c.id == id)).first()
+    return None if row is None else _token(row)
+
+
+def tokens_of(connection: Connection, user: str | None) -> list[dict[str, Any]]:
+    """The payloads of a user's tokens, or of all, oldest first."""
+    statement = select(tokens).order_by(tokens.c.serial)
+    if user is not None:
+        statement = statement.where(tokens.c.user == user)
+    return [_token(row) for row in connection.execute(statement)]
+
+
+def _token(row: Row[Any]) -> dict[str, Any]:
+    return {"token": row.id, "user": row.user, **orjson.loads(row.body)}
+
+
 def index(connection: Connection, name: IndexName) -> Index | None:
     """An index by its full name."""
     row = connection.execute(select(indexes).where(indexes.c.name == name)).first()
-    return None if row is None else index_from_options(name, row.type, orjson.loads(row.body))
+    return None if row is None else _index(row)
+
+
+def indexes_of(connection: Connection, user: str | None = None) -> list[Index]:
+    """A user's indexes, or all, sorted by name."""
+    statement = select(indexes).order_by(indexes.c.name)
+    found = [_index(row) for row in connection.execute(statement)]
+    return [i for i in found if user is None or i.name.partition("/")[0] == user]
+
+
+def _index(row: Row[Any]) -> Index:
+    made = index_from_options(IndexName(row.name), row.type, orjson.loads(row.body))
+    return evolve(made, secrets=row.secrets)
 
 
 def index_or_404(connection: Connection, name: IndexName) -> Index:
@@ -97,14 +140,17 @@ def contributing(connection: Connection, start: Index, project: NormalizedName) 
     )
 
 
-def project_page(connection: Connection, start: Index, project: NormalizedName) -> ProjectPage:
+def project_page(
+    connection: Connection, start: Index, project: NormalizedName, may_read: MayRead = everyone
+) -> ProjectPage:
     """A project as an index and its bases show it: first index wins for a file name.
 
+    Bases that the reader may not read are left out, though their names still shadow mirrors.
     Raises NotFound when no contributing index has it. The page's serial also counts projects
     and indexes that contribute nothing (any more): for one URL it never goes backwards.
     """
-    reachable = chain(connection, start)
-    sources = contributing(connection, start, project)
+    reachable = [index for index in chain(connection, start) if may_read(index)]
+    sources = [i for i in contributing(connection, start, project) if may_read(i)]
     rows = {row.index_name: row for row in _project_rows(connection, reachable, project)}
     present = [rows[i.name] for i in sources if i.name in rows and rows[i.name].present]
     if not present:
@@ -170,26 +216,6 @@ def file_by_name(
     )
     body = connection.execute(statement).scalar()
     return None if body is None else DistributionFile(**orjson.loads(body))
-
-
-def file_by_link(
-    connection: Connection, start: Index, kind: str, link: str, filename: str
-) -> LocatedFile:
-    """The file behind ``+f/<link>/<filename>`` or ``+e/…`` of an index; raises NotFound.
-
-    Any index of the chain may hold it: a page links inherited files below its own index.
-    """
-    reachable = {i.name: i for i in chain(connection, start)}
-    found = list(connection.execute(select(files).where(files.c.link == link)))
-    if kind == "+e":
-        found += connection.execute(select(files).where(files.c.url_link == link))
-    rows = [row for row in found if row.index_name in reachable and row.filename == filename]
-    if not rows:
-        raise NotFound(f"no file {filename!r} with that digest on {start.name}")
-    place = list(reachable)
-    row = min(rows, key=lambda candidate: place.index(candidate.index_name))
-    file = DistributionFile(**orjson.loads(row.body))
-    return LocatedFile(reachable[row.index_name], NormalizedName(row.project), file)
 
 
 def listed(connection: Connection, names: list[IndexName]) -> Iterator[tuple[str, str, int]]:

@@ -36,6 +36,8 @@ indexes = Table(
     Column("name", Text, primary_key=True),
     Column("type", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    # sha256 of the node-only blob with the upstream's and the webhooks' credentials.
+    Column("secrets", Text),
     Column("serial", Integer, nullable=False),
 )
 
@@ -63,6 +65,7 @@ files = Table(
     # The "+e" link that a file had before its sha256 was computed; pages with it are still out.
     Column("url_link", Text),
     Column("body", LargeBinary, nullable=False),
+    Column("log", LargeBinary, nullable=False),
     Column("serial", Integer, nullable=False),
     Index("files_link", "link"),
     Index("files_url_link", "url_link", sqlite_where=text("url_link IS NOT NULL")),
@@ -80,4 +83,84 @@ listing = Table(
     sqlite_with_rowid=False,
 )
 
-TABLES: Final = (epochs, users, indexes, projects, files, listing)
+releases = Table(
+    "releases",
+    metadata,
+    Column("index_name", Text, primary_key=True),
+    Column("project", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("serial", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+docs = Table(
+    "docs",
+    metadata,
+    Column("index_name", Text, primary_key=True),
+    Column("project", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("filename", Text, nullable=False),
+    Column("link", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("log", LargeBinary, nullable=False),
+    Column("serial", Integer, nullable=False),
+    Index("docs_link", "link"),
+    sqlite_with_rowid=False,
+)
+
+toxresults = Table(
+    "toxresults",
+    metadata,
+    Column("index_name", Text, primary_key=True),
+    Column("project", Text, primary_key=True),
+    Column("filename", Text, primary_key=True),
+    Column("result", Text, primary_key=True),
+    # That of the file which was tested: devpi keeps both in one folder.
+    Column("link", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("log", LargeBinary, nullable=False),
+    Column("serial", Integer, nullable=False),
+    Index("toxresults_link", "link"),
+    sqlite_with_rowid=False,
+)
+
+# Names that links out there still point to: they answer 410, not 404.
+removed = Table(
+    "removed",
+    metadata,
+    Column("index_name", Text, primary_key=True),
+    Column("link", Text, primary_key=True),
+    Column("filename", Text, primary_key=True),
+    Column("serial", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Changes that wait for `stage.published`, by the serial at which they were recorded.
+staged = Table(
+    "staged",
+    metadata,
+    Column("index_name", Text, primary_key=True),
+    Column("stage", Text, primary_key=True),
+    Column("serial", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("serial", Integer, nullable=False),
+    Index("tokens_user", "user"),
+)
+
+TABLES: Final = (
+    epochs, users, indexes, projects, files, listing, releases, docs, toxresults, removed, staged,
+    tokens,
+)  # fmt: skip
+VERSION: Final = 2
+"""Of these tables: a database made with another one is refilled from the log at start."""

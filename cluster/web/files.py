@@ -18,10 +18,10 @@ from cluster.files.sources import Source, Wanted
 from cluster.files.store import FileStore
 from cluster.model import DistributionFile
 from cluster.names import IndexName
-from cluster.state import queries
+from cluster.state import links, queries
 from cluster.state.database import Database
+from cluster.state.links import LocatedFile
 from cluster.state.position import Position
-from cluster.state.queries import LocatedFile
 from cluster.web.filebody import send_stored, send_transfer
 from cluster.web.fileplan import FileFacts
 from cluster.web.hotfiles import SMALL_BYTES, HotFile, HotFiles, send_hot
@@ -100,7 +100,7 @@ class Files:
     async def _locate(self, index: IndexName, kind: str, link: str, name: str) -> LocatedFile:
         def locate(connection: Connection) -> LocatedFile:
             start = queries.index_or_404(connection, index)
-            return queries.file_by_link(connection, start, kind, link, name)
+            return links.file_by_link(connection, start, kind, link, name)
 
         try:
             return await self._database.read(locate)

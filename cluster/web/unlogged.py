@@ -13,7 +13,7 @@ from attrs import define, field
 from cluster.model import DistributionFile, MirrorIndex
 from cluster.names import NormalizedName
 from cluster.simple.pages import digest_prefix
-from cluster.state.queries import LocatedFile
+from cluster.state.links import LocatedFile
 
 _MOST = 20_000
 

@@ -18,6 +18,7 @@ from cluster.names import NormalizedName, normalize
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.freshness import Freshness, Outcome
+from cluster.state.links import LocatedFile
 from cluster.threads import Runner
 from cluster.upstream.client import Absent, NotModified, Page, UpstreamClient
 from cluster.upstream.health import UpstreamHealth
@@ -107,7 +108,7 @@ class UpstreamRefresher:
             ),
         )
 
-    async def learned(self, located: queries.LocatedFile, sha256: str, size: int) -> None:
+    async def learned(self, located: LocatedFile, sha256: str, size: int) -> None:
         """A file that upstream gave no hash for was fetched once: log its digest and size."""
         name, project, filename = located.index.name, located.project, located.file.filename
 

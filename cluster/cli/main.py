@@ -7,6 +7,7 @@ import click
 from cluster.cli.index import index
 from cluster.cli.local import cluster
 from cluster.cli.rebuild import rebuild
+from cluster.cli.token import token
 from cluster.version import __version__
 
 
@@ -23,3 +24,4 @@ def main() -> None:
 main.add_command(cluster)
 main.add_command(index)
 main.add_command(rebuild)
+main.add_command(token)

@@ -100,31 +100,54 @@ class User:
 
 @frozen
 class HostedIndex:
-    """An index for uploads (devpi's type ``stage``). `options` holds what has no field here."""
+    """An index for uploads (devpi's type ``stage``). `options` holds what has no field here.
+
+    `acl_upload` is the owner alone unless said otherwise. `acl_pkg_read` (who may read) and
+    `acl_admin` (who may change the index beside its owner) are ours. `secrets` is the sha256 of
+    the node-only blob with the passwords of its triggers, None while there are none.
+    """
 
     name: IndexName
     bases: tuple[IndexName, ...] = ()
-    acl_upload: tuple[str, ...] = ()
+    acl_upload: tuple[str, ...] = field()
+    acl_toxresult_upload: tuple[str, ...] = (":ANONYMOUS:",)
+    acl_pkg_read: tuple[str, ...] = (":ANONYMOUS:",)
+    acl_admin: tuple[str, ...] = ()
     volatile: bool = True
     mirror_whitelist: tuple[str, ...] = ()
     mirror_whitelist_inheritance: str = "intersection"
     options: Mapping[str, Any] = field(factory=dict)
+    secrets: str | None = field(default=None, validator=optional(matches_re(SHA256)))
+
+    @acl_upload.default
+    def _owner(self) -> tuple[str, ...]:
+        return (self.name.partition("/")[0],)
 
 
 @frozen
 class MirrorIndex:
     """An index that mirrors an upstream on demand (devpi's type ``mirror``).
 
-    `mirror_cache_expiry` and `max_stale` are ages in seconds; see `docs/architecture.md`,
-    Mirroring, for what happens at each.
+    Without `mirror_url` it has nothing until one is set. `mirror_cache_expiry` and `max_stale`
+    are ages in seconds; see `docs/architecture.md`, Mirroring, for what happens at each.
+    `mirror_web_url_fmt` is the link to a project's page upstream, with ``{name}``. `secrets` is
+    the sha256 of the node-only blob with the upstream's password, None while there is none.
     """
 
     name: IndexName
-    mirror_url: str = field(validator=matches_re(r"https?://.+"))
+    mirror_url: str | None = field(default=None, validator=optional(matches_re(r"https?://.+")))
     volatile: bool = True
     mirror_cache_expiry: int = field(default=1800, validator=ge(0))
     max_stale: int = field(default=3600, validator=ge(0))
+    mirror_web_url_fmt: str | None = None
+    mirror_use_external_urls: bool = False
+    mirror_no_project_list: bool = False
+    mirror_ignore_serial_header: bool = False
+    mirror_provides_core_metadata: bool = False
+    acl_pkg_read: tuple[str, ...] = (":ANONYMOUS:",)
+    acl_admin: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(factory=dict)
+    secrets: str | None = field(default=None, validator=optional(matches_re(SHA256)))
 
 
 Index = HostedIndex | MirrorIndex

@@ -61,7 +61,8 @@ def index_sets(draw: st.DrawFn) -> Change:
     if name in MIRRORS:
         options = {"type": "mirror", "mirror_url": "https://upstream.example/simple/"}
     else:
-        bases = draw(st.lists(st.sampled_from(HOSTED + MIRRORS), max_size=3, unique=True))
+        others = [other for other in HOSTED + MIRRORS if other != name]
+        bases = draw(st.lists(st.sampled_from(others), max_size=3, unique=True))
         whitelist = draw(st.lists(st.sampled_from((*PROJECTS, "*")), max_size=2))
         options = {"bases": list(bases), "mirror_whitelist": whitelist}
     index = parse_options(name, options).index

@@ -27,7 +27,8 @@ PURE = {
     "cluster.log.merkle", "cluster.log.checkpoint", "cluster.simple.pages",
     "cluster.simple.negotiate", "cluster.upstream.parse", "cluster.upstream.facts",
     "cluster.upstream.markup", "cluster.upstream.tags", "cluster.upstream.listing",
-    "cluster.state.inherit", "cluster.state.options", "replica.following",
+    "cluster.state.inherit", "cluster.state.operators", "cluster.state.options",
+    "cluster.state.optionvalues", "replica.following",
     "primary.mirroring.delta",
 }  # fmt: skip
 IO = ("twisted", "treq", "klein", "sqlalchemy", "sqlite3", "socket", "requests")

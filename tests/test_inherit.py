@@ -78,6 +78,35 @@ def oracle(start: Index, known: Graph, owners: frozenset[IndexName]) -> list[Ind
     return contributing
 
 
+def literal(start: Index, known: Graph, owners: frozenset[IndexName]) -> list[IndexName]:
+    """The walk as devpi-api §7 tells it: what is reachable twice is visited twice."""
+    todo, seen, visits = [start], set[IndexName](), list[Index]()
+    while todo:
+        index = todo.pop(0)
+        visits.append(index)
+        seen.add(index.name)
+        bases = index.bases if isinstance(index, HostedIndex) else ()
+        todo += [known[base] for base in bases if base in known and base not in seen]
+    visits.sort(key=lambda index: isinstance(index, MirrorIndex))
+    whitelist: set[str] | None = None
+    hit = whitelisted = False
+    found: list[IndexName] = []
+    for index in visits:
+        if isinstance(index, HostedIndex):
+            own = set(index.mirror_whitelist)
+            union = getattr(start, "mirror_whitelist_inheritance", None) == "union"
+            before = own if whitelist is None else whitelist
+            whitelist = before | own if union else before & own
+            whitelisted = whitelisted or bool(whitelist & {"foo", "*"})
+            hit = hit or index.name in owners
+            contributes = index.name in owners
+        else:
+            contributes = whitelisted or not hit
+        if contributes and index.name not in found:
+            found.append(index.name)
+    return found
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     """Any graph over a few names: cycles, missing bases, mirrors anywhere."""
@@ -103,6 +132,7 @@ def test_resolve_is_what_the_rules_say(data: st.DataObject, known: Graph) -> Non
     owners = data.draw(st.frozensets(st.sampled_from(NAMES)))
     found = resolve(start, known.get, FOO, lambda index: index.name in owners)
     assert [index.name for index in found] == oracle(start, known, owners)
+    assert oracle(start, known, owners) == literal(start, known, owners)
 
 
 @settings(max_examples=300)
@@ -157,3 +187,42 @@ def test_a_mirror_alone() -> None:
     """A mirror that is asked directly contributes itself."""
     alone = mirror("m")
     assert resolve(alone, graph(alone).get, FOO, lambda index: False) == [alone]
+
+
+def test_bases_that_are_gone_cycles_and_repetitions() -> None:
+    """Rule 1: a base may be missing, lead back, or be named twice; each index counts once."""
+    known = graph(hosted("a", "b", "x", "b", "c"), hosted("b", "a", "c"), hosted("c", "b", "a"))
+    assert names(order(known[NAMES[0]], known.get)) == ["a", "b", "c"]
+
+
+def test_mirrors_are_not_asked_for_presence() -> None:
+    """Rule 5: a hosted index's name is enough to hide mirrors; what mirrors have is no matter."""
+    known = graph(hosted("a", "m", "b"), hosted("b"), mirror("m"))
+    asked = list[str]()
+
+    def has(index: Index) -> bool:
+        asked.append(index.name)
+        return index.name == "u/b"
+
+    assert names(resolve(known[NAMES[0]], known.get, FOO, has)) == ["b"]
+    assert asked == ["u/a", "u/b"]
+
+
+@pytest.mark.parametrize(
+    ("top", "base", "mirrored"),
+    [("union", "intersection", True), ("intersection", "union", False)],
+)
+def test_the_queried_index_says_how_lists_combine(top: str, base: str, mirrored: bool) -> None:
+    """Rule 4: the mode of the index that is asked counts, not that of its bases."""
+    known = graph(hosted("a", "b", mode=top), hosted("b", "m", white=("foo",), mode=base),
+                  mirror("m"))  # fmt: skip
+    found = resolve(known[NAMES[0]], known.get, FOO, lambda index: index.name == "u/a")
+    assert names(found) == (["a", "m"] if mirrored else ["a"])
+
+
+def test_a_base_is_resolved_on_its_own_terms() -> None:
+    """Rule 4: the walk begins at the index that is asked; what is above it does not count."""
+    known = graph(hosted("a", "b", white=("foo",)), hosted("b", "m"), mirror("m"))
+    has_everywhere = lambda index: True  # noqa: E731
+    assert names(resolve(known[NAMES[0]], known.get, FOO, has_everywhere)) == ["a", "b", "m"]
+    assert names(resolve(known[NAMES[1]], known.get, FOO, has_everywhere)) == ["b"]

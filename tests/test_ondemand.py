@@ -110,6 +110,16 @@ def test_never_seen_waits(site: Site) -> None:
     assert site.clock.getDelayedCalls() == []
 
 
+@pytest.mark.parametrize("project", ["foo", ""])
+def test_a_mirror_without_url_has_nothing(site: Site, project: str) -> None:
+    """Until its URL is set a mirror is absent, nobody is asked, and nothing is remembered."""
+    without = evolve(INDEX, mirror_url=None)
+    assert value(site.ensure(project, without)) == Freshness(Outcome.ABSENT, NOW)
+    assert site.refresher.asked == []
+    assert not site.ensure(project).called
+    assert len(site.refresher.asked) == 1
+
+
 def test_fresh_is_served_without_a_question(site: Site) -> None:
     """Within its expiry nobody is asked, at the last moment either."""
     site.seen()

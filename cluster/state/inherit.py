@@ -18,7 +18,8 @@ GetIndex = Callable[[IndexName], Index | None]
 def order(start: Index, get: GetIndex) -> list[Index]:
     """Breadth first through bases, left to right; every mirror moves to the end (rule 1).
 
-    A base that does not exist is skipped, one that is reached twice counts once.
+    A base that does not exist is skipped. One that is reached twice counts once; devpi visits it
+    twice, which shows in ``+shadowing`` alone.
     """
     seen, queue, stages, mirrors = {start.name}, [start], list[Index](), list[Index]()
     while queue:
@@ -61,7 +62,11 @@ def resolve(
 
 
 def _whitelists(start: Index, walk: list[Index]) -> Iterator[tuple[IndexName, frozenset[str]]]:
-    """The whitelist in force when each hosted index is visited (rule 4)."""
+    """The whitelist in force when each hosted index is visited (rule 4).
+
+    Every index says how lists combine. devpi's stored ones that do not say it mean union: that
+    is for who imports them to write down.
+    """
     if not isinstance(start, HostedIndex):
         return
     mode: Literal["union", "intersection"] | str = start.mirror_whitelist_inheritance

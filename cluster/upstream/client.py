@@ -87,6 +87,8 @@ class UpstreamClient:
         Raises UpstreamError for any answer but 200, 304, 404 and 410: only those say something
         about the project (standards C6).
         """
+        if index.mirror_url is None:
+            return Absent()
         url = f"{index.mirror_url.rstrip('/')}/{quote(project)}/"
         body = _Collected()
         answer = await self._fetch(url, known, body, MAX_PAGE_BYTES, PAGE_SECONDS)
@@ -98,6 +100,8 @@ class UpstreamClient:
         self, index: MirrorIndex, known: Freshness | None, sink: Sink
     ) -> Page | NotModified | Absent:
         """Stream the upstream's project list into a sink; the page returned has no body."""
+        if index.mirror_url is None:
+            return Absent()
         url = f"{index.mirror_url.rstrip('/')}/"
         return await self._fetch(url, known, sink, MAX_LIST_BYTES, LIST_SECONDS)
 

@@ -66,6 +66,8 @@ class OnDemand:
 
     async def ensure(self, index: MirrorIndex, project: str) -> MirrorAnswer:
         """See to it that what the state says of a project is fresh enough to be served."""
+        if index.mirror_url is None:
+            return MirrorAnswer(Freshness(Outcome.ABSENT, self._now()))
         known = await self._local.read(lambda c: freshness.get(c, index.name, project))
         if known is not None:
             if known.age(self._now()) < expiry(index, known):

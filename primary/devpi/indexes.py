@@ -9,11 +9,11 @@ from sqlalchemy import Connection
 from cluster.auth.acl import require_configure
 from cluster.errors import Conflict, InvalidRequest, NotFound
 from cluster.log.changes import Change
-from cluster.model import HostedIndex, Index
+from cluster.model import Index
 from cluster.names import IndexName
 from cluster.protocol import SERIAL_HEADER
 from cluster.state import queries
-from cluster.state.options import kind_of, parse_options, to_options
+from cluster.state.options import kind_of, parse_options, require_bases, shown_options
 from cluster.web.identity import Identity
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
@@ -39,9 +39,12 @@ class IndexResource:
             raise InvalidRequest("the body is not JSON") from None
         if not isinstance(given, dict):
             raise InvalidRequest("the body is not a JSON object of index options")
-        index = parse_options(name, given)
+        parsed = parse_options(name, given)
+        if parsed.secrets:
+            raise InvalidRequest("passwords of upstreams and webhooks cannot be kept yet")
+        index = parsed.index
         written = await self._writer.write(str(who.name), lambda c: _decide(c, index))
-        result = {"type": kind_of(index), **to_options(index), "projects": []}
+        result = {"type": kind_of(index), **shown_options(index), "projects": []}
         return json_reply(
             {"type": "indexconfig", "result": result, "message": f"index {name} created"},
             headers={SERIAL_HEADER: str(written.serial)},
@@ -54,10 +57,5 @@ def _decide(connection: Connection, index: Index) -> list[Change]:
         raise NotFound(f"no user {user!r}")
     if queries.index(connection, index.name) is not None:
         raise Conflict(f"index {index.name} exists")
-    if isinstance(index, HostedIndex):
-        missing = [b for b in index.bases if queries.index(connection, b) is None]
-        if missing:
-            raise InvalidRequest(
-                ", ".join(f"base index {base!r} does not exist" for base in missing)
-            )
+    require_bases(index, lambda base: queries.index(connection, base) is not None)
     return [index_set(index)]

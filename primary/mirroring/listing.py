@@ -46,7 +46,7 @@ class ListRefresher:
 
     async def refresh(self, index: MirrorIndex, known: Freshness | None) -> Freshness:
         """Fetch the list if it changed, and log what it adds and removes."""
-        if index.options.get("mirror_no_project_list"):
+        if index.mirror_no_project_list:
             return Freshness(Outcome.FOUND, self._now(), self._now())
         with TemporaryDirectory(dir=self._scratch, prefix="list-") as folder:
             page_path = Path(folder) / "page"

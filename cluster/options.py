@@ -21,6 +21,7 @@ class NodeSettings:
     listen: tuple[str, ...]
     secret_file: Path
     outside_url: str | None
+    allow_empty_root_password: bool = False
 
 
 class NodeOptions(usage.Options):
@@ -34,6 +35,11 @@ class NodeOptions(usage.Options):
          "[default: STATE-DIR/secret]."],
         ["outside-url", None, None, "URL at which clients reach this node, for status and "
          "other nodes."],
+    ]  # fmt: skip
+
+    optFlags = [  # noqa: RUF012 - the interface of usage.Options
+        ["allow-empty-root-password", None, "Let a user without a password (root, at first) log "
+         "in from everywhere, not only from this machine."],
     ]  # fmt: skip
 
     def __init__(self) -> None:
@@ -80,6 +86,7 @@ class NodeOptions(usage.Options):
             listen=tuple(self["listen"]),
             secret_file=Path(secret).expanduser() if secret else state_dir / "secret",
             outside_url=self["outside-url"],
+            allow_empty_root_password=bool(self["allow-empty-root-password"]),
         )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import cluster.monotonic  # isort: skip  # noqa: F401 - before anything imports the reactor
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -14,8 +16,9 @@ from twisted.python import usage
 from cluster.auth.nodes import make_secret
 from cluster.files.sources import Source
 from cluster.log.checkpoint import LogSigner
-from cluster.node import NodeService, Parts, open_parts, upstream_sources
+from cluster.node import NodeService
 from cluster.options import NodeOptions, check_url
+from cluster.parts import Parts, open_parts, upstream_sources
 from cluster.state import queries
 from cluster.state.links import LocatedFile
 from cluster.web.status import LogIdentity
@@ -25,6 +28,9 @@ from primary.feed import Feed
 from primary.followers import Followers
 from primary.mirroring.listing import ListRefresher
 from primary.mirroring.refresh import UpstreamRefresher
+from primary.triggers.sender import Sender, make_sender_agent, node_url
+from primary.triggers.service import Triggers
+from primary.triggers.tables import metadata as trigger_tables
 from primary.upload import Uploads
 from primary.web import PrimaryWeb
 from primary.writer import Writer, utc_now
@@ -83,6 +89,7 @@ class Primary:
     wish: FirstStart
     writer: Writer = field(init=False)
     feed: Feed = field(init=False)
+    triggers: Triggers = field(init=False)
 
     async def start(self) -> PrimaryWeb:
         """Begin or continue the log, and make the application."""
@@ -102,6 +109,8 @@ class Primary:
             epoch.log, epoch.key, lambda: parts.secret.secret,
         )  # fmt: skip
         self.writer.on_commit = self.feed.committed
+        self.triggers = self._triggers()
+        self.triggers.start()
         return self._web(followers, LogIdentity(epoch.log, epoch.key), signer)
 
     def _web(self, followers: Followers, log: LogIdentity, signer: LogSigner) -> PrimaryWeb:
@@ -115,20 +124,37 @@ class Primary:
             time.time,
         )  # fmt: skip
         simple, mirror = parts.simple_pages(refresher)
+        headers = parts.headers(lambda: log.log)
         return PrimaryWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
-            quick=parts.quick_pages(),
+            headers=headers, quick=parts.quick_pages(headers), identity=parts.identity,
             files=parts.files(self._sources, refresher.learned),
             status=parts.status(
-                "primary", lambda: log, lambda: None, lambda: {"replicas": followers.document()}
+                "primary", lambda: log, lambda: None, self._more(followers)
             ),
-            log=parts.log_pages(self.feed.checkpoint), feed=self.feed, identity=parts.identity,
+            log=parts.log_pages(self.feed.checkpoint), feed=self.feed,
             uploads=Uploads(
                 parts.database, self.writer, parts.store, parts.pools.heavy, parts.identity,
                 utc_now,
             ),
             indexes=IndexResource(parts.identity, self.writer), mirror=mirror, now=time.time,
         )  # fmt: skip
+
+    def _more(self, followers: Followers) -> Callable[[], dict[str, Any]]:
+        return lambda: {
+            "replicas": followers.document(),
+            "triggers": self.triggers.document(),
+        }
+
+    def _triggers(self) -> Triggers:
+        parts, settings = self.parts, self.parts.settings
+        sender = Sender(
+            make_sender_agent(parts.reactor), parts.reactor, parts.blobs, parts.pools.heavy,
+            lambda: node_url(settings.outside_url, settings.listen),
+        )  # fmt: skip
+        return Triggers(
+            parts.database, parts.local, parts.position, sender, parts.reactor, time.time
+        )
 
     def _sources(self, located: LocatedFile, path: str) -> list[Source]:
         return upstream_sources(self.parts, located)
@@ -138,7 +164,8 @@ class Primary:
         self.feed.stop()
 
     async def stop(self) -> None:
-        """Finish the writes that were accepted."""
+        """Finish the writes that were accepted; what is not told yet is told after the start."""
+        await self.triggers.stop()
         await self.writer.stop()
 
 
@@ -150,5 +177,8 @@ def makeService(options: Options) -> Service:
     return NodeService(
         reactor,
         settings,
-        lambda r: Primary(open_parts(r, settings, make_secret, durable=True), wish),
+        lambda r: Primary(
+            open_parts(r, settings, make_secret, durable=True, local_tables=[trigger_tables]),
+            wish,
+        ),
     )

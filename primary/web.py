@@ -16,7 +16,6 @@ from cluster.state import queries
 from cluster.state.freshness import THE_LIST
 from cluster.upstream.ondemand import OnDemand
 from cluster.web.body import RequestStream
-from cluster.web.identity import Identity
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest, StreamHandler
 from cluster.web.routes import NodeWeb, add_common_routes, answering, checked
@@ -33,7 +32,6 @@ class PrimaryWeb(NodeWeb):
     app = Klein()
 
     feed: Feed
-    identity: Identity
     uploads: Uploads
     indexes: IndexResource
     mirror: OnDemand

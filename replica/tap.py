@@ -15,8 +15,9 @@ from twisted.python import usage
 from cluster.agent import Requester, make_direct_agent
 from cluster.errors import PymirrorError
 from cluster.files.sources import HttpSource, Source
-from cluster.node import NodeService, Parts, open_parts, upstream_sources
+from cluster.node import NodeService
 from cluster.options import NodeOptions, check_url
+from cluster.parts import Parts, open_parts, upstream_sources
 from cluster.state.links import LocatedFile
 from cluster.upstream.health import iso
 from cluster.version import __version__
@@ -83,9 +84,10 @@ class Replica:
             parts.pools.heavy, parts.health, time.time,
         )  # fmt: skip
         simple, _ = parts.simple_pages(refresher)
+        headers = parts.headers(self._log_uuid)
         web = ReplicaWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
-            quick=parts.quick_pages(),
+            headers=headers, quick=parts.quick_pages(headers), identity=parts.identity,
             files=parts.files(self._sources, None),
             status=parts.status(
                 "replica", lambda: self.follower.identity, self._not_ready, self._more
@@ -99,6 +101,9 @@ class Replica:
         self.follower.start()
         self._files.start()
         return web
+
+    def _log_uuid(self) -> str | None:
+        return None if self.follower.identity is None else self.follower.identity.log
 
     def _sources(self, located: LocatedFile, path: str) -> list[Source]:
         url = self.primary_url + path

@@ -20,8 +20,8 @@ from cluster import protocol
 from cluster.auth.nodes import make_secret
 from cluster.log.changes import Kind
 from cluster.names import IndexName
-from cluster.node import Parts, open_parts
 from cluster.options import NodeOptions
+from cluster.parts import Parts, open_parts
 from cluster.web.request import NodeHandlers, NodeSite
 from primary.tap import Primary
 from replica.following import State

@@ -32,7 +32,8 @@ class RenderedPage:
     """A page in one format, plain and gzipped.
 
     `serial` is that of the last change shown; `read_at` that of the state it was read from.
-    `fresh_until` (seconds of the reactor's clock) is when a mirror should be asked again.
+    `fresh_until` (seconds of the reactor's clock) is when a mirror should be asked again. A
+    private page is for some readers only, and no cache on the way may keep it.
     """
 
     project: NormalizedName
@@ -44,6 +45,7 @@ class RenderedPage:
     fresh_until: float = float("inf")
     age_seconds: int | None = None
     source: str | None = None
+    is_private: bool = False
     # Prepared status lines and headers by (gzipped, not modified); see cluster.web.quick.
     heads: dict[tuple[bool, bool], bytes] = field(factory=dict)
 
@@ -64,5 +66,6 @@ def encode_page(
     )
 
 
-PageKey = tuple[bytes, Format]
+PageKey = tuple[bytes, Format, str]
+"""Path, format, and for private pages the indexes that they are made of (empty: public)."""
 PageCache = ProjectCache[PageKey, RenderedPage]

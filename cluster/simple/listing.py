@@ -53,7 +53,10 @@ class RenderedList:
     seconds: float
 
 
-Key = tuple[IndexName, Format]
+Visible = tuple[IndexName, ...] | None
+"""The indexes that a reader may see; None when everybody may see all."""
+
+Key = tuple[IndexName, Format, Visible]
 
 
 @define
@@ -75,9 +78,9 @@ class ListPages:
         if touched.indexes or touched.lists:
             self._changed_at = head.serial
 
-    async def get(self, index: IndexName, format: Format) -> RenderedList:
+    async def get(self, index: IndexName, format: Format, visible: Visible = None) -> RenderedList:
         """A rendered list, current unless rendering it takes long; raises NotFound."""
-        key = (index, format)
+        key = (index, format, visible)
         built = self._built.get(key)
         if built is not None and built.read_at >= self._changed_at:
             return built
@@ -98,13 +101,19 @@ class ListPages:
         return self._built[key]
 
     def _render(
-        self, connection: Connection, name: IndexName, format: Format
+        self, connection: Connection, name: IndexName, format: Format, visible: Visible
     ) -> tuple[ListFile, ListFile, int]:
         start = queries.index_or_404(connection, name)
-        chain = queries.chain(connection, start)
+        chain = [
+            index
+            for index in queries.chain(connection, start)
+            if visible is None or index.name in visible
+        ]
         serial = queries.list_serial(connection, chain)
         rows = queries.listed(connection, [index.name for index in chain])
-        stem = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{format.name.lower()}"
+        key = (name, format, visible)
+        of = hashlib.sha256(f"{name} {visible}".encode()).hexdigest()[:16]
+        stem = f"{of}-{format.name.lower()}"
         self._folder.mkdir(parents=True, exist_ok=True)
         fresh = self._folder / f"{stem}.new"
         digest = _write(_chunks(rows, format, serial), fresh)
@@ -113,16 +122,16 @@ class ListPages:
         gzip_path = plain_path.with_suffix(".gz")
         fresh.replace(plain_path)
         fresh.with_suffix(".newgz").replace(gzip_path)
-        self._remove_older(name, format, stem, plain_path)
+        self._remove_older(key, stem, plain_path)
         return (
             ListFile(plain_path, plain_path.stat().st_size, f'"{digest}"'),
             ListFile(gzip_path, gzip_path.stat().st_size, f'"{digest}-gzip"'),
             serial,
         )
 
-    def _remove_older(self, name: IndexName, format: Format, stem: str, new: Path) -> None:
+    def _remove_older(self, key: Key, stem: str, new: Path) -> None:
         # An answer that began with the list before this one may not have opened it yet.
-        before = self._built.get((name, format))
+        before = self._built.get(key)
         kept = {new.stem} | ({before.plain.path.stem} if before else set())
         for path in self._folder.glob(f"{stem}-*"):
             if path.stem not in kept:

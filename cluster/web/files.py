@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from cluster.errors import NotFound, UpstreamError
+from cluster.errors import Gone, NotFound, UpstreamError
 from cluster.files.fetch import Fetcher, Transfer
 from cluster.files.sources import Source, Wanted
 from cluster.files.store import FileStore
@@ -22,13 +22,16 @@ from cluster.state import links, queries
 from cluster.state.database import Database
 from cluster.state.links import LocatedFile
 from cluster.state.position import Position
+from cluster.web.access import is_public, reader_of
 from cluster.web.filebody import send_stored, send_transfer
-from cluster.web.fileplan import FileFacts
+from cluster.web.fileplan import IMMUTABLE, FileFacts
 from cluster.web.hotfiles import SMALL_BYTES, HotFile, HotFiles, send_hot
+from cluster.web.identity import Identity
 from cluster.web.request import NodeRequest
 from cluster.web.unlogged import UnloggedFiles
 
 METADATA_SUFFIX = ".metadata"
+PRIVATE = "max-age=31536000, immutable, private"
 
 
 class Sources(Protocol):
@@ -58,6 +61,7 @@ class Files:
     _learned: Learned | None
     _position: Position
     _hot: HotFiles
+    _identity: Identity
 
     def hot(self, request: NodeRequest) -> bool:
         """Answer from memory if the bytes are there."""
@@ -75,40 +79,79 @@ class Files:
         read_at = self._position.serial
         wants_metadata = filename.endswith(METADATA_SUFFIX)
         name = filename.removesuffix(METADATA_SUFFIX)
-        located = await self._locate(index, kind, link, name)
+        located, is_private = await self._locate(request, index, kind, link, name)
         if wants_metadata:
             located = evolve(located, file=_metadata_of(located.file))
         sha256, content_type = located.file.sha256, _content_type(filename)
-        facts = FileFacts(sha256, _epoch(located.file.upload_time), content_type)
+        caching = PRIVATE if is_private else IMMUTABLE
+        facts = FileFacts(sha256, _epoch(located.file.upload_time), content_type, caching)
         size = None if sha256 is None else await self._store.size_of(sha256)
         if sha256 is not None and size is not None:
             body = await self._read(sha256) if size <= SMALL_BYTES else None
             file = HotFile(located.project, read_at, facts, body)
-            self._hot.put(request.path, file)
+            if not is_private:
+                self._hot.put(request.path, file)
             if not send_hot(request, file, self._store):
                 await send_stored(request, self._store, facts)
             return
         transfer = self.fetch(located, request.path.decode("ascii"))
         if sha256 is None:
             # Nobody may cache for ever what nobody has verified.
-            facts = evolve(facts, cache_control="max-age=60")
+            facts = evolve(facts, cache_control="private, no-store" if is_private else "max-age=60")
         await send_transfer(request, transfer, self._store.threads, facts)
 
     async def _read(self, sha256: str) -> bytes:
         return await self._store.threads.run(self._store.path(sha256).read_bytes)
 
-    async def _locate(self, index: IndexName, kind: str, link: str, name: str) -> LocatedFile:
-        def locate(connection: Connection) -> LocatedFile:
+    async def locate(
+        self, request: NodeRequest, index: IndexName, kind: str, link: str, name: str
+    ) -> LocatedFile:
+        """The file behind a link, if the sender of the request may read it.
+
+        Raises NotFound, Gone, AuthenticationRequired.
+        """
+        return (await self._locate(request, index, kind, link, name))[0]
+
+    async def _locate(
+        self, request: NodeRequest, index: IndexName, kind: str, link: str, name: str
+    ) -> tuple[LocatedFile, bool]:
+        def look(connection: Connection) -> LocatedFile | None:
             start = queries.index_or_404(connection, index)
+            if not is_public(queries.chain(connection, start)):
+                return None
             return links.file_by_link(connection, start, kind, link, name)
 
         try:
-            return await self._database.read(locate)
+            found = await self._database.read(look)
         except NotFound:
             remembered = self._unlogged.get(link, name)
             if remembered is None:
                 raise
-            return remembered
+            return remembered, False
+        if found is not None:
+            return found, False
+        return await self._locate_private(request, index, (kind, link, name)), True
+
+    async def _locate_private(
+        self, request: NodeRequest, index: IndexName, link: tuple[str, str, str]
+    ) -> LocatedFile:
+        def project(connection: Connection) -> str | None:
+            start = queries.index_or_404(connection, index)
+            try:
+                return links.file_by_link(connection, start, *link).project
+            except (NotFound, Gone):
+                return None
+
+        # Whether somebody may read can depend on the project; whether there is such a file is
+        # told only to who may.
+        reader = await reader_of(self._identity, request, await self._database.read(project))
+
+        def look(connection: Connection) -> LocatedFile:
+            start = queries.index_or_404(connection, index)
+            reader.require(start)
+            return links.file_by_link(connection, start, *link, may_read=reader)
+
+        return await self._database.read(look)
 
     def fetch(self, located: LocatedFile, path: str) -> Transfer:
         """Fetch a file into the store, or join the fetch that is under way."""

@@ -1,28 +1,41 @@
-"""Who sent a request: a user by password, a node by its token, or nobody."""
+"""Who sent a request: a user by password, login token or API token; a node; or nobody."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import ipaddress
+from collections.abc import Awaitable, Callable
 
 from attrs import define
 
+from cluster.auth import tokens
 from cluster.auth.acl import ANONYMOUS, Principal
+from cluster.auth.limits import UNKNOWN_USER, GuessLimits
+from cluster.auth.logins import login_user, make_login, verify_login
 from cluster.auth.nodes import NodeSecret
-from cluster.auth.passwords import PasswordChecker
+from cluster.auth.passwords import PasswordChecker, needs_upgrade
 from cluster.durable import SecretBlobs
-from cluster.errors import AuthenticationRequired
+from cluster.errors import AuthenticationRequired, TooManyRequests
+from cluster.model import User
 from cluster.protocol import CLIENT_HEADER, NODE_HEADER
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.web.request import NodeRequest
 
+Weak = Callable[[User, str], Awaitable[None]]
+"""Told of a right password whose stored hash should be replaced by a stronger one."""
+
 
 def credentials(request: NodeRequest) -> tuple[str, str] | None:
-    """User and secret from X-Devpi-Auth or Basic (RFC 7617), or None; raises on garbage."""
+    """User and secret from X-Devpi-Auth, Basic (RFC 7617) or Bearer (RFC 6750), or None.
+
+    Raises AuthenticationRequired for garbage.
+    """
     devpi = request.header("X-Devpi-Auth")
     scheme, _, value = (request.header("Authorization") or "").strip().partition(" ")
+    if devpi is None and scheme.lower() == "bearer":
+        return tokens.TOKEN_USER, value.strip()
     encoded = devpi or (value.strip() if scheme.lower() == "basic" else None)
     if encoded is None:
         return None
@@ -46,27 +59,32 @@ def forwarded_for(request: NodeRequest) -> str:
     return "forwarded" if is_behind_front else client_address(request)
 
 
-def is_loopback(request: NodeRequest, node: str | None) -> bool:
-    """Whether the client itself is on this machine.
-
-    A node vouches for its client's address; anybody else who forwards for others may not use
-    what is only for this machine.
-    """
-    address = request.header(CLIENT_HEADER) if node else forwarded_for(request)
+def is_loopback(address: str) -> bool:
+    """Whether an address is of this machine."""
     try:
-        return ipaddress.ip_address(address or "").is_loopback
+        return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
 
 
 @define
 class Identity:
-    """Checks who sent a request against users in the state and nodes of the cluster."""
+    """Checks who sent a request against users and tokens in the state, and nodes of the cluster.
+
+    `allow_empty` lets an empty password count from everywhere, not only from this machine.
+    `used` hears the id of each API token that was accepted. `weak` is None on a replica, which
+    cannot change a password.
+    """
 
     _database: Database
     _passwords: PasswordChecker
     _blobs: SecretBlobs
     _nodes: NodeSecret
+    _guesses: GuessLimits
+    _now: Callable[[], float]
+    _used: Callable[[str], None]
+    allow_empty: bool = False
+    weak: Weak | None = None
 
     def node(self, request: NodeRequest) -> str | None:
         """The uuid of the node that sent the request, None for others; raises on a bad token."""
@@ -80,24 +98,79 @@ class Identity:
             raise AuthenticationRequired("only nodes of this cluster may ask for this")
         return node
 
-    async def user(self, request: NodeRequest) -> Principal:
-        """The user whose password came with the request; raises when it is wrong.
+    async def reader(self, request: NodeRequest) -> Principal:
+        """Who wants to read: wrong credentials count as none, as everywhere (devpi-api §1)."""
+        try:
+            return await self.user(request)
+        except (AuthenticationRequired, TooManyRequests):
+            return ANONYMOUS
 
-        An empty password counts from this machine alone.
+    async def user(self, request: NodeRequest) -> Principal:
+        """Who sent the request, ANONYMOUS without credentials.
+
+        Raises AuthenticationRequired when they are wrong, TooManyRequests for guessing.
         """
         given = credentials(request)
-        if given is None:
-            return ANONYMOUS
-        name, secret = given
-        known = await self._database.read(lambda c: queries.user(c, name))
-        wrong = AuthenticationRequired(f"user {name!r} could not be authenticated")
-        if known is None:
-            raise wrong
-        if known.password is None:
-            if secret or not is_loopback(request, self.node(request)):
-                raise wrong
-        else:
-            stored = (await self._database.readers.run(self._blobs.get, known.password)).decode()
-            if not await self._passwords.check(stored, secret):
-                raise wrong
+        return ANONYMOUS if given is None else await self._known(request, *given)
+
+    async def login(self, request: NodeRequest, name: str, password: str) -> str:
+        """A login token for a user whose password (or login token) is right; raises as `user`."""
+        who = await self._known(request, name, password)
+        user = await self._user(who.name or "")
+        if user is None or who.token is not None:
+            raise _wrong(name)
+        return make_login(self._nodes.secret, user, self._now())
+
+    async def _known(self, request: NodeRequest, name: str, secret: str) -> Principal:
+        api_token = tokens.parse(secret)
+        if api_token is not None:
+            return await self._by_token(name, *api_token)
+        user = await self._user(name)
+        if login_user(secret) is not None:
+            if login_user(secret) != name:
+                raise _wrong(name)
+            return Principal(verify_login(self._nodes.secret, secret, user, self._now()))
+        address = self._address(request)
+        with self._guesses.attempt(name, address):
+            if not await self._is_password(user, secret, address):
+                self._guesses.failed(name, address)
+                raise _wrong(name)
+        self._guesses.succeeded(name, address)
         return Principal(name)
+
+    async def _by_token(self, name: str, id: str, secret: str) -> Principal:
+        payload = await self._database.read(lambda c: queries.token(c, id))
+        token = None if payload is None else tokens.ApiToken.from_payload(payload)
+        genuine = tokens.verify(token, secret, self._now())
+        if token is None or not genuine or name not in (tokens.TOKEN_USER, token.user):
+            raise AuthenticationRequired("the API token is not valid (any more)")
+        self._used(token.id)
+        return Principal(token.user, token.limits)
+
+    async def _is_password(self, user: User | None, secret: str, address: str) -> bool:
+        if user is not None and user.password is None:
+            return not secret and (self.allow_empty or is_loopback(address))
+        stored = UNKNOWN_USER if user is None else await self._stored(user)
+        if not await self._passwords.check(stored, secret) or user is None:
+            return False
+        if self.weak is not None and needs_upgrade(stored):
+            await self.weak(user, secret)
+        return True
+
+    async def _stored(self, user: User) -> str:
+        assert user.password is not None  # noqa: S101 (the caller has looked)
+        return (await self._database.readers.run(self._blobs.get, user.password)).decode()
+
+    async def _user(self, name: str) -> User | None:
+        return await self._database.read(lambda c: queries.user(c, name))
+
+    def _address(self, request: NodeRequest) -> str:
+        # A node vouches for its client's address; anybody else who forwards for others may not
+        # use what is only for this machine.
+        if self.node(request):
+            return request.header(CLIENT_HEADER) or ""
+        return forwarded_for(request)
+
+
+def _wrong(name: str) -> AuthenticationRequired:
+    return AuthenticationRequired(f"user {name!r} could not be authenticated")

@@ -11,6 +11,7 @@ from cluster.clock import Clock
 from cluster.protocol import SERIAL_HEADER
 from cluster.simple.cache import RenderedPage
 from cluster.simple.negotiate import accepts_gzip
+from cluster.web.headers import NodeHeaders
 from cluster.web.request import NodeRequest
 from cluster.web.simple import chosen_body, matches, page_headers
 
@@ -24,6 +25,7 @@ class QuickPages:
 
     _clock: Clock
     _now: Callable[[], float]
+    _headers: NodeHeaders
     _second: int = -1
     _date: bytes = b""
 
@@ -36,8 +38,9 @@ class QuickPages:
         unchanged = matches(request, body.etag)
         head = page.heads.get((packed, unchanged))
         if head is None:
-            head = page.heads[packed, unchanged] = _head(page, packed, unchanged)
-        parts = [head, b"%d\r\nDate: %s\r\n\r\n" % (serial, self._date_now())]
+            head = page.heads[packed, unchanged] = self._head(page, packed, unchanged)
+        ends = b"%d\r\nX-DEVPI-SERIAL: %d\r\nDate: %s\r\n\r\n"
+        parts = [head, ends % (serial, serial, self._date_now())]
         if not unchanged and request.method == b"GET":
             parts.append(body.data)
         request.send_prepared(parts)
@@ -49,13 +52,15 @@ class QuickPages:
             self._second, self._date = second, formatdate(self._now(), usegmt=True).encode()
         return self._date
 
-
-def _head(page: RenderedPage, packed: bool, unchanged: bool) -> bytes:
-    body = chosen_body(page, packed)
-    headers = {"Server": "pymirror", **page_headers(page, packed)}
-    if not unchanged:
-        headers["Content-Type"] = page.format.content_type
-        headers["Content-Length"] = str(len(body.data))
-    lines = ["HTTP/1.1 304 Not Modified" if unchanged else "HTTP/1.1 200 OK"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, f"{SERIAL_HEADER}: "]).encode("ascii")
+    def _head(self, page: RenderedPage, packed: bool, unchanged: bool) -> bytes:
+        body = chosen_body(page, packed)
+        headers = {"Server": "pymirror", **page_headers(page, packed)}
+        if not unchanged:
+            headers["Content-Type"] = page.format.content_type
+            headers["Content-Length"] = str(len(body.data))
+        lines = ["HTTP/1.1 304 Not Modified" if unchanged else "HTTP/1.1 200 OK"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        fixed = [name + b": " + value for name, value in self._headers.fixed().items()]
+        return b"\r\n".join(
+            ["\r\n".join(lines).encode("ascii"), *fixed, SERIAL_HEADER.encode() + b": "]
+        )

@@ -15,12 +15,14 @@ from werkzeug.routing import RequestRedirect
 
 from cluster.clock import Clock
 from cluster.names import IndexName, index_name
-from cluster.protocol import CHECKPOINT_PATH, SERIAL_HEADER, TILE_PATH
+from cluster.protocol import CHECKPOINT_PATH, TILE_PATH
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.options import kind_of, to_options
 from cluster.state.position import Position
 from cluster.web.files import Files
+from cluster.web.headers import NodeHeaders
+from cluster.web.identity import Identity
 from cluster.web.log import LogPages
 from cluster.web.quick import QuickPages
 from cluster.web.replies import Reply, error_reply, json_reply, message_reply, send, text_reply
@@ -38,6 +40,8 @@ class NodeWeb:
     clock: Clock
     database: Database
     position: Position
+    headers: NodeHeaders
+    identity: Identity
     simple: SimplePages
     quick: QuickPages
     files: Files
@@ -46,7 +50,7 @@ class NodeWeb:
 
     def common_headers(self) -> dict[bytes, bytes]:
         """Every answer says how far this node is."""
-        return {SERIAL_HEADER.encode(): str(self.position.serial).encode()}
+        return self.headers.at(self.position.serial)
 
     def stream_handler(self, request: NodeRequest) -> StreamHandler | None:
         """Nobody takes bodies as streams unless a subclass does."""

@@ -22,8 +22,11 @@ from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.freshness import THE_LIST, Outcome
 from cluster.state.position import Position
+from cluster.state.queries import MayRead, everyone
 from cluster.upstream.ondemand import MirrorAnswer, OnDemand, expiry
+from cluster.web.access import is_public, reader_of
 from cluster.web.filebody import send_file_at
+from cluster.web.identity import Identity
 from cluster.web.replies import Reply, redirect
 from cluster.web.request import NodeRequest
 from cluster.web.unlogged import UnloggedFiles
@@ -37,7 +40,12 @@ class Resolved:
     """What a project's page on an index is made of, before mirrors were asked."""
 
     index: Index
-    mirrors: list[MirrorIndex]
+    chain: list[Index]
+    contributing: list[Index]
+
+    def mirrors(self, may_read: MayRead) -> list[MirrorIndex]:
+        """The mirrors that contribute, as far as they may be read."""
+        return [i for i in self.contributing if isinstance(i, MirrorIndex) and may_read(i)]
 
 
 @define
@@ -52,6 +60,7 @@ class SimplePages:
     lists: ListPages
     _mirror: OnDemand
     _unlogged: UnloggedFiles
+    _identity: Identity
 
     def hot(self, request: NodeRequest) -> RenderedPage | None:
         """The page, if a fresh one for exactly this request is in memory."""
@@ -61,7 +70,7 @@ class SimplePages:
             format = choose(request.header("Accept"), None)
         except NotAcceptable:
             return None  # for most paths that does not matter; for a page `project` says it
-        page = self.cache.get((request.path, format))
+        page = self.cache.get((request.path, format, ""))
         if page is None or page.fresh_until <= self._clock.seconds():
             return None
         return page
@@ -75,17 +84,48 @@ class SimplePages:
         if project != name or not request.path.endswith(b"/"):
             return redirect(f"/{quote(index)}/+simple/{project}/")
         format = _format(request)
-        key = (request.path, format)
-        resolved = await self._database.read(lambda c: _resolve(c, index, project))
-        answers = [(m, await self._mirror.ensure(m, project)) for m in resolved.mirrors]
+        resolved, may_read = await self._readable(request, index, project)
+        visible = "" if may_read is everyone else _names(resolved.chain, may_read)
+        key = (request.path, format, visible)
+        mirrors = resolved.mirrors(may_read)
+        answers = [(m, await self._mirror.ensure(m, project)) for m in mirrors]
         unlogged = any(answer.unlogged for _, answer in answers)
         page = None if unlogged else self.cache.get(key)
         if page is None:
-            page = await self._render(resolved.index, project, format, answers)
+            page = await self._render(resolved.index, project, format, answers, may_read)
+            page.is_private = may_read is not everyone
             if not unlogged:
                 self.cache.put(key, page)
         self._set_freshness(page, answers)
         return page_reply(request, page)
+
+    async def current_page(
+        self, request: NodeRequest, index: IndexName, project: NormalizedName
+    ) -> ProjectPage:
+        """A project as the sender of the request may see it, its mirrors seen to first.
+
+        Raises NotFound, AuthenticationRequired, UpstreamError.
+        """
+        resolved, may_read = await self._readable(request, index, project)
+        mirrors = resolved.mirrors(may_read)
+        answers = [(m, await self._mirror.ensure(m, project)) for m in mirrors]
+        try:
+            return await self._database.read(
+                lambda c: _page(c, resolved.index, project, answers, may_read)
+            )
+        except NotFound:
+            _raise_trouble(project, answers)
+            raise
+
+    async def _readable(
+        self, request: NodeRequest, index: IndexName, project: NormalizedName
+    ) -> tuple[Resolved, MayRead]:
+        resolved = await self._database.read(lambda c: _resolve(c, index, project))
+        if is_public(resolved.chain):
+            return resolved, everyone
+        reader = await reader_of(self._identity, request, project)
+        reader.require(resolved.index)
+        return resolved, reader
 
     async def _render(
         self,
@@ -93,20 +133,18 @@ class SimplePages:
         project: NormalizedName,
         format: Format,
         answers: list[tuple[MirrorIndex, MirrorAnswer]],
+        may_read: MayRead,
     ) -> RenderedPage:
         read_at = self._position.serial
 
         def render(connection: Connection) -> RenderedPage:
-            page = _page(connection, index, project, answers)
+            page = _page(connection, index, project, answers, may_read)
             return encode_page(project, format, page.serial, read_at, render_project(page, format))
 
         try:
             rendered = await self._database.read(render)
         except NotFound:
-            errors = [a.freshness.error for _, a in answers if a.freshness.outcome is Outcome.ERROR]
-            if errors:
-                # Not a 404: uv would go on to the next index with a name that may be ours.
-                raise UpstreamError(f"{project}: {errors[0]}") from None
+            _raise_trouble(project, answers)
             raise
         for mirror, answer in answers:
             if answer.unlogged is not None:
@@ -137,15 +175,21 @@ class SimplePages:
             return redirect(f"/{quote(index)}/+simple/")
         format = _format(request)
         chain = await self._database.read(lambda c: _chain(c, index))
+        visible = None
+        if not is_public(chain):
+            reader = await reader_of(self._identity, request)
+            reader.require(next(one for one in chain if one.name == index))
+            chain = [one for one in chain if reader(one)]
+            visible = tuple(one.name for one in chain)
         for mirror in chain:
             if isinstance(mirror, MirrorIndex):
                 answer = (await self._mirror.ensure(mirror, THE_LIST)).freshness
                 if mirror.name == index and answer.error and not await self._lists(index):
                     raise UpstreamError(f"no project list of {index} is known: {answer.error}")
-        rendered = await self.lists.get(index, format)
+        rendered = await self.lists.get(index, format, visible)
         packed = accepts_gzip(request.header("Accept-Encoding"))
         body = rendered.gzipped if packed else rendered.plain
-        headers = list_headers(rendered.serial, body.etag, packed)
+        headers = list_headers(rendered.serial, body.etag, packed, visible is not None)
         if matches(request, body.etag):
             return Reply(304, headers=headers)
         headers["Content-Type"] = format.content_type
@@ -164,8 +208,23 @@ def _chain(connection: Connection, name: IndexName) -> list[Index]:
 
 def _resolve(connection: Connection, name: IndexName, project: NormalizedName) -> Resolved:
     index = queries.index_or_404(connection, name)
-    contributing = queries.contributing(connection, index, project)
-    return Resolved(index, [i for i in contributing if isinstance(i, MirrorIndex)])
+    chain = queries.chain(connection, index)
+    return Resolved(index, chain, queries.contributing(connection, index, project))
+
+
+def _names(chain: list[Index], may_read: MayRead) -> str:
+    return " ".join(index.name for index in chain if may_read(index))
+
+
+def _raise_trouble(
+    project: NormalizedName, answers: list[tuple[MirrorIndex, MirrorAnswer]]
+) -> None:
+    """Not a 404 while an upstream fails: uv would go on to the next index with a name that may
+    be ours.
+    """
+    errors = [a.freshness.error for _, a in answers if a.freshness.outcome is Outcome.ERROR]
+    if errors:
+        raise UpstreamError(f"{project}: {errors[0]}") from None
 
 
 def _page(
@@ -173,11 +232,12 @@ def _page(
     index: Index,
     project: NormalizedName,
     answers: list[tuple[MirrorIndex, MirrorAnswer]],
+    may_read: MayRead,
 ) -> ProjectPage:
     page: ProjectPage | None = None
     unlogged = [answer.unlogged for _, answer in answers if answer.unlogged is not None]
     with suppress(NotFound):
-        page = queries.project_page(connection, index, project)
+        page = queries.project_page(connection, index, project, may_read)
     if page is None and not unlogged:
         raise NotFound(f"no project {project!r} on {index.name}")
     page = page or ProjectPage(project, ())
@@ -189,11 +249,11 @@ def _page(
     return evolve(page, files=tuple(files[name] for name in sorted(files)))
 
 
-def list_headers(serial: int, etag: str, packed: bool) -> dict[str, str]:
+def list_headers(serial: int, etag: str, packed: bool, is_private: bool) -> dict[str, str]:
     """The headers of a page or a list in one encoding."""
     headers = {
         "ETag": etag,
-        "Cache-Control": f"max-age={MAX_AGE_SECONDS}, public",
+        "Cache-Control": f"max-age={MAX_AGE_SECONDS}, {'private' if is_private else 'public'}",
         "Vary": "Accept, Accept-Encoding",
         "X-PyPI-Last-Serial": str(serial),
     }
@@ -204,7 +264,8 @@ def list_headers(serial: int, etag: str, packed: bool) -> dict[str, str]:
 
 def page_headers(page: RenderedPage, packed: bool) -> dict[str, str]:
     """The headers of a rendered page, with what is to be said of its age and source."""
-    headers = list_headers(page.serial, chosen_body(page, packed).etag, packed)
+    etag = chosen_body(page, packed).etag
+    headers = list_headers(page.serial, etag, packed, page.is_private)
     if page.age_seconds is not None:
         headers[AGE_HEADER] = str(page.age_seconds)
     if page.source is not None:

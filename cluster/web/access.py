@@ -1,0 +1,48 @@
+"""What the sender of a request may read: decided before anything of an index is shown.
+
+Most indexes are for everybody; for those nobody's password is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+
+from cluster.auth.acl import ANONYMOUS, ANYBODY, Principal, may_read, require_read
+from cluster.model import Index
+from cluster.web.identity import Identity
+from cluster.web.request import NodeRequest
+
+
+def is_public(chain: Iterable[Index]) -> bool:
+    """Whether everybody may read all these indexes."""
+    return all(ANYBODY in index.acl_pkg_read for index in chain)
+
+
+@frozen
+class Reader:
+    """Who reads, and about which project; usable as `cluster.state.queries.MayRead`.
+
+    A node of the cluster reads everything: it has its own clients' rights to check.
+    """
+
+    who: Principal = ANONYMOUS
+    project: str | None = None
+    is_node: bool = False
+
+    def __call__(self, index: Index) -> bool:
+        """Whether the reader may see this index."""
+        return self.is_node or may_read(self.who, index, self.project)
+
+    def require(self, index: Index) -> None:
+        """Raise AuthenticationRequired or NotFound unless the reader may see this index."""
+        if not self.is_node:
+            require_read(self.who, index, self.project)
+
+
+async def reader_of(identity: Identity, request: NodeRequest, project: str | None = None) -> Reader:
+    """Who reads; wrong credentials count as none."""
+    if identity.node(request) is not None:
+        return Reader(project=project, is_node=True)
+    return Reader(await identity.reader(request), project)

@@ -34,6 +34,7 @@ from cluster.log.changes import Change, Kind
 from cluster.state.database import Database, open_engine
 from cluster.state.position import Position
 from cluster.threads import Inline
+from primary.triggers import outbox
 from primary.triggers.lane import MAX_DELAY_SECONDS, delay_seconds
 from primary.triggers.progress import GIVE_UP_SECONDS
 from primary.triggers.sender import Sender, node_url
@@ -414,6 +415,51 @@ def test_changed_target(site: Site) -> None:
     assert len(site.receivers.files()) == 1
 
 
+def test_changed_target_that_fails_again(site: Site) -> None:
+    """After a change, the waits begin with the short ones again."""
+    site.index(webhook_url=HOOK)
+    site.receivers.say("hook.example", 500)
+    site.upload("pkg-1.0.tar.gz")
+    for _ in range(100):
+        site.clock.advance(10)
+    site.index(webhook_url=HOOK + "&changed")
+    before = len(site.receivers.requests)
+    site.clock.advance(1)
+    assert len(site.receivers.requests) == before + 1
+
+
+def test_uploads_do_not_shorten_waits(site: Site) -> None:
+    """An upload that comes while a delivery is under way or waits for its next try does not
+    hurry the receiver."""
+    site.index(webhook_url=HOOK)
+    site.receivers.say("hook.example", None, 500)
+    site.upload("pkg-1.0.tar.gz")
+    site.upload("pkg-1.1.tar.gz")
+    site.clock.advance(30)
+    site.upload("pkg-1.2.tar.gz")
+    site.clock.advance(0.4)
+    assert len(site.receivers.requests) == 1
+    site.clock.advance(0.6)
+    assert len(site.receivers.requests) == 2
+
+
+def test_restored_log(site: Site) -> None:
+    """A log that is shorter than it was is followed from its head; what was queued of entries
+    that are gone is forgotten."""
+    site.index(webhook_url=HOOK)
+    site.receivers.say("hook.example", 500, 200)
+    site.upload("gone-1.0.tar.gz")
+    site.upload("gone-1.1.tar.gz")
+    site.kill()
+    with database() as older:
+        site.database, site.position = older, position(as_clock(site.clock))
+        site.writer = writer(older, site.position)
+        site.index(webhook_url=HOOK)
+        site.start()
+        site.upload("pkg-1.0.tar.gz")
+        assert site.receivers.files() == ["gone-1.0.tar.gz", "pkg-1.0.tar.gz"]
+
+
 @pytest.mark.parametrize("how", ["option", "index", "type"])
 def test_removed_target(site: Site, how: str) -> None:
     """A target that is not named any more is told nothing more, pending or new."""
@@ -479,6 +525,8 @@ def test_long_logs(site: Site) -> None:
     """Thousands of entries with nothing to tell are passed, and not read again after a kill."""
     site.index(webhook_url=HOOK)
     site.write(*[user_set(f"u{n}") for n in range(2_500)])
+    with site.local.begin() as connection:
+        assert (outbox.position(connection) or 0) > 2_000
     site.upload("pkg-1.0.tar.gz")
     assert site.receivers.files() == ["pkg-1.0.tar.gz"]
 

@@ -12,7 +12,7 @@ import hmac
 import json
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -93,7 +93,7 @@ class Issuer:
 
 
 @contextmanager
-def serving(claims: Mapping[str, Any], now: float) -> Iterator[Issuer]:
+def serving(claims: Mapping[str, Any], now: Callable[[], float]) -> Iterator[Issuer]:
     """An issuer on a free port, whose jobs have `claims`; ends with the ``with`` block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.issuer = Issuer(f"http://127.0.0.1:{server.server_port}", claims)  # type: ignore[attr-defined]
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(issuer.jwks())
         elif parts.path == "/job" and REQUEST_TOKEN in self.headers.get("Authorization", ""):
             audience = parse_qs(parts.query)["audience"][0]
-            claims = issuer.job(self.server.now, aud=audience)  # type: ignore[attr-defined]
+            claims = issuer.job(self.server.now(), aud=audience)  # type: ignore[attr-defined]
             self._send({"value": issuer.sign(claims)})
         else:
             self.send_error(404)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 from attrs import define
@@ -14,7 +15,7 @@ from cluster.auth.oidc import IdentityRefused, Publisher, TrustedPublishers
 from cluster.auth.tokens import MOST_DESCRIPTION, mint
 from cluster.errors import NotFound, PymirrorError
 from cluster.protocol import SERIAL_HEADER
-from cluster.web.identity import Identity
+from cluster.web.outside import outside_url
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
 from cluster.web.routes import answering
@@ -32,15 +33,15 @@ class TrustedPublishing:
     """Gives a CI that proves who it is a short-lived upload token.
 
     `publishers` is None without --trusted-publishers; then all of this is 404. `now` is seconds
-    since 1970.
+    since 1970. `outside_url` is that of the node, if configured.
     """
 
     _log = Logger()
 
     _publishers: TrustedPublishers | None
-    _identity: Identity
     _writer: Writer
     _now: Callable[[], float]
+    _outside_url: str | None = None
 
     def audience(self) -> Reply:
         """For whom a CI's identity token must be made out."""
@@ -49,11 +50,11 @@ class TrustedPublishing:
     def discover(self, request: NodeRequest) -> Reply:
         """Where the other two are, when somebody may publish to the upload path asked about."""
         listed = self._required().listed
+        base = outside_url(request, self._outside_url)
         path = (request.args.get(b"discover") or [b""])[0].decode("utf-8", "replace")
-        index = path.strip("/")
+        index = path.removeprefix(urlsplit(base).path).strip("/")
         if not any(index in publisher.limits.indexes for publisher in listed.publishers):
             raise NotFound(f"nobody publishes to {path!r} by trusted publishing")
-        base = self._base(request)
         return json_reply(
             {
                 "audience-endpoint": base + AUDIENCE_PATH,
@@ -95,15 +96,6 @@ class TrustedPublishing:
         if self._publishers is None:
             raise NotFound("trusted publishing is not switched on here")
         return self._publishers
-
-    def _base(self, request: NodeRequest) -> str:
-        # The draft: the URLs have the host of the upload URL, which only the client's own
-        # request tells. A replica passes on what it was asked; a front says whether it is https.
-        host = request.header("Host") or ""
-        if self._identity.node(request) is not None:
-            host = request.header("X-Forwarded-Host") or host
-        proto = (request.header("X-Forwarded-Proto") or "").lower()
-        return f"{'https' if request.isSecure() or proto == 'https' else 'http'}://{host}"
 
 
 def _identity_token(request: NodeRequest) -> str:

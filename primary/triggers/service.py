@@ -25,7 +25,7 @@ from cluster.state.database import Database
 from cluster.state.position import Head, Position
 from cluster.state.rows import Touched
 from primary.triggers import outbox, tables
-from primary.triggers.events import event_of, urls_of
+from primary.triggers.events import TOLD, Target, event_of, urls_of
 from primary.triggers.lane import Bell, Lane, cancelled
 from primary.triggers.sender import Sender
 from primary.triggers.tables import Item, Key, Setting, State
@@ -159,7 +159,7 @@ class Triggers:
         """Queue what the next page of the log says; the serial up to which that was."""
         page = await self._database.read(lambda c: _read(c, after))
         now = self._now()
-        if page.entries:
+        if any(self._matters(entry) for entry in page.entries):
             states = await self._local.write(lambda c: outbox.take(c, page.entries, page.upto, now))
             self._stored = page.upto
             self._show(states)
@@ -168,6 +168,12 @@ class Triggers:
             await self._local.write(lambda c: outbox.move(c, page.upto))
             self._stored = page.upto
         return page.upto
+
+    def _matters(self, entry: Entry) -> bool:
+        # Most uploads are to indexes without targets: they cost nothing more than being read.
+        if entry.kind not in TOLD[Target.WEBHOOK] or "stage" in entry.payload:
+            return True
+        return any(Key(entry.payload["index"], target) in self._lanes for target in Target)
 
     def _show(self, states: dict[Key, State | None]) -> None:
         for key, state in states.items():

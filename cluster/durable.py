@@ -70,3 +70,12 @@ class SecretBlobs:
     def get(self, name: str) -> bytes:
         """A blob's bytes; raises FileNotFoundError."""
         return (self._folder / name).read_bytes()
+
+    def has(self, name: str) -> bool:
+        """Whether a blob is here, or known to be lost."""
+        return (self._folder / name).exists()
+
+    def lost(self, name: str) -> None:
+        """Note that nobody has a blob any more: it is empty from now on."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(self._folder / name, b"")

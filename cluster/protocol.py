@@ -24,6 +24,7 @@ CHECKPOINT_PATH: Final = "/+log/checkpoint"
 TAIL_PATH: Final = "/+log/tail"
 TILE_PATH: Final = "/+log/tile"
 REFRESH_PATH: Final = "/+node/refresh"
+SECRET_PATH: Final = "/+node/secret"  # noqa: S105 (a path)
 
 TAIL_TYPE: Final = "application/x-pymirror-log"
 TAIL_PAGE_BYTES: Final = 1 << 20

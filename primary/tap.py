@@ -13,6 +13,7 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.python import usage
 
+from cluster.auth.acl import Restricted
 from cluster.auth.nodes import make_secret
 from cluster.files.sources import Source
 from cluster.log.checkpoint import LogSigner
@@ -24,6 +25,7 @@ from cluster.state.links import LocatedFile
 from cluster.web.status import LogIdentity
 from primary.bootstrap import FIRST_EPOCH, FirstStart, first_changes, load_key, signer_for
 from primary.devpi.indexes import IndexResource
+from primary.devpi.users import UserResource
 from primary.feed import Feed
 from primary.followers import Followers
 from primary.mirroring.listing import ListRefresher
@@ -49,6 +51,9 @@ class Options(NodeOptions):
          "[default: the public index]."],
         ["root-passwd-file", None, None, "File with the password that the first start gives to "
          "the user root."],
+        ["restrict-modify", None, None, "Let only these users, separated by commas, create and "
+         "change users and indexes; include root, if it is to go on [default: everybody creates "
+         "users, who change what is their own]."],
     ]  # fmt: skip
     optFlags = [  # noqa: RUF012
         ["no-root-pypi", None, "Do not make the index root/pypi on first start."]
@@ -67,6 +72,13 @@ class Options(NodeOptions):
         path = self["root-passwd-file"]
         password = Path(path).expanduser().read_text().rstrip("\r\n") if path else None
         return FirstStart(self._root_pypi_url, password)
+
+    def restrict_modify(self) -> Restricted:
+        """Who alone may change users and indexes; None for the usual rules."""
+        names = self["restrict-modify"]
+        if names is None:
+            return None
+        return frozenset(name.strip() for name in names.split(",") if name.strip())
 
     def _root_pypi_url(self) -> str | None:
         if self["no-root-pypi"]:
@@ -87,6 +99,7 @@ class Primary:
 
     parts: Parts
     wish: FirstStart
+    restrict_modify: Restricted = None
     writer: Writer = field(init=False)
     feed: Feed = field(init=False)
     triggers: Triggers = field(init=False)
@@ -137,7 +150,23 @@ class Primary:
                 parts.database, self.writer, parts.store, parts.pools.heavy, parts.identity,
                 utc_now,
             ),
-            indexes=IndexResource(parts.identity, self.writer), mirror=mirror, now=time.time,
+            discovery=parts.discovery(), user_pages=parts.user_pages("primary"),
+            index_pages=parts.index_pages(mirror), users=self._users(), indexes=self._indexes(),
+            mirror=mirror, blobs=parts.blobs, now=time.time,
+        )  # fmt: skip
+
+    def _users(self) -> UserResource:
+        parts = self.parts
+        return UserResource(
+            parts.identity, parts.database, self.writer, parts.blobs, parts.pools.heavy, utc_now,
+            self.restrict_modify,
+        )  # fmt: skip
+
+    def _indexes(self) -> IndexResource:
+        parts = self.parts
+        return IndexResource(
+            parts.identity, parts.database, self.writer, parts.blobs, parts.pools.heavy,
+            self.restrict_modify,
         )  # fmt: skip
 
     def _more(self, followers: Followers) -> Callable[[], dict[str, Any]]:
@@ -174,11 +203,13 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor
 
     settings, wish = options.settings(), options.first_start()
+    restrict_modify = options.restrict_modify()
     return NodeService(
         reactor,
         settings,
         lambda r: Primary(
             open_parts(r, settings, make_secret, durable=True, local_tables=[trigger_tables]),
             wish,
+            restrict_modify,
         ),
     )

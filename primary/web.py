@@ -8,33 +8,39 @@ import orjson
 from attrs import define
 from klein import Klein
 
+from cluster.durable import SecretBlobs
 from cluster.errors import InvalidRequest, NotFound
-from cluster.model import MirrorIndex
+from cluster.model import SHA256, MirrorIndex
 from cluster.names import project_name
-from cluster.protocol import IDENTITY_PATH, REFRESH_PATH, SERIAL_HEADER, TAIL_PATH
+from cluster.protocol import IDENTITY_PATH, REFRESH_PATH, SECRET_PATH, SERIAL_HEADER, TAIL_PATH
 from cluster.state import queries
 from cluster.state.freshness import THE_LIST
 from cluster.upstream.ondemand import OnDemand
 from cluster.web.body import RequestStream
+from cluster.web.devpi.routes import DevpiWeb, add_read_routes
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest, StreamHandler
-from cluster.web.routes import NodeWeb, add_common_routes, answering, checked
+from cluster.web.routes import answering, checked
 from cluster.web.uploadtarget import upload_target
+from primary.devpi import indexes, users
 from primary.devpi.indexes import IndexResource
+from primary.devpi.users import UserResource
 from primary.feed import Feed
 from primary.upload import Uploads
 
 
 @define
-class PrimaryWeb(NodeWeb):
+class PrimaryWeb(DevpiWeb):
     """The application; Klein binds `app` to each instance."""
 
     app = Klein()
 
     feed: Feed
     uploads: Uploads
+    users: UserResource
     indexes: IndexResource
     mirror: OnDemand
+    blobs: SecretBlobs
     now: Callable[[], float]
 
     def stream_handler(self, request: NodeRequest) -> StreamHandler | None:
@@ -65,6 +71,19 @@ class PrimaryWeb(NodeWeb):
         await self.uploads.admit(request, checked(user, name))
         return Reply(204)
 
+    @app.route(SECRET_PATH + "/<name>", methods=["GET"])
+    @answering
+    async def _secret(self, request: NodeRequest, name: str) -> Reply:
+        self.identity.require_node(request)
+        if not SHA256.fullmatch(name):
+            raise NotFound("there is no such blob")
+        try:
+            data = await self.database.readers.run(self.blobs.get, name)
+        except FileNotFoundError:
+            raise NotFound("there is no such blob") from None
+        headers = {"Cache-Control": "no-store"}
+        return Reply(200, data, "application/octet-stream", headers)
+
     @app.route(REFRESH_PATH, methods=["POST"])
     @answering
     async def _refresh(self, request: NodeRequest) -> Reply:
@@ -93,11 +112,6 @@ class PrimaryWeb(NodeWeb):
             raise NotFound(f"{index.name} is not a mirror")
         return index, THE_LIST if project == THE_LIST else project_name(project)
 
-    @app.route("/<user>/<name>", methods=["PUT"])
-    @answering
-    async def _create_index(self, request: NodeRequest, user: str, name: str) -> Reply:
-        return await self.indexes.create(request, checked(user, name))
-
     @app.route("/<user>/<name>", methods=["POST"])
     @app.route("/<user>/<name>/", methods=["POST"])
     @answering
@@ -105,4 +119,6 @@ class PrimaryWeb(NodeWeb):
         raise InvalidRequest("an upload is a POST of multipart/form-data with a body")
 
 
-add_common_routes(PrimaryWeb.app)
+add_read_routes(PrimaryWeb.app)
+for module in (users, indexes):
+    module.add_routes(PrimaryWeb.app)

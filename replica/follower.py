@@ -1,8 +1,8 @@
 """The service that keeps following the primary's log.
 
-Order of effects: identity, contiguity, formats and signed root checked → entries, state and
-position in one transaction → caches hear of it → waiters wake. Any failed check: nothing of the
-page is applied.
+Order of effects: node-only blobs that the page names fetched; identity, contiguity, formats and
+signed root checked → entries, state and position in one transaction → caches hear of it →
+waiters wake. Any failed check: nothing of the page is applied.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from replica.following import (
     failed,
 )
 from replica.primary_client import PrimaryClient, unpack
+from replica.secretsync import LacksSecrets, SecretSync
 
 # An empty page normally comes after a long wait; a primary that sends them at once (it is
 # going down, or worse) must not keep both of us busy.
@@ -73,6 +74,7 @@ class Follower:
     _state_dir: Path
     frontier: Frontier
     report: Callable[[Following], dict[str, Any]]
+    _secrets: SecretSync
     following: Following = field(factory=Following)
     identity: LogIdentity | None = None
     note: bytes | None = None
@@ -159,10 +161,18 @@ class Follower:
             identity.log, at, POLL_WAIT_SECONDS if in_sync else 0.0, report
         )
         epoch = self._position.head.epoch
-        # Decompressing here too saves a trip between threads for each page.
-        taken = await self._database.write(
-            lambda c: take(c, identity, at, epoch, unpack(body, encoding, TAIL_PAGE_LIMIT))
-        )
+
+        def work(connection: Connection) -> Taken:
+            # Decompressing here too saves a trip between threads for each page.
+            page = unpack(body, encoding, TAIL_PAGE_LIMIT)
+            self._secrets.require(page.entries)
+            return take(connection, identity, at, epoch, page)
+
+        try:
+            taken = await self._database.write(work)
+        except LacksSecrets as lacking:
+            await self._secrets.fetch(lacking.names)
+            taken = await self._database.write(work)
         self.note = taken.checkpoint
         self.frontier = taken.frontier
         if taken.frontier.size > at.size:

@@ -21,6 +21,7 @@ from cluster.state.position import Position
 from cluster.upstream.client import explain, first, read_body
 from cluster.web.body import RequestStream
 from cluster.web.identity import forwarded_for
+from cluster.web.outside import OUTSIDE_URL_HEADER, outside_url
 from cluster.web.replies import Reply
 from cluster.web.request import NodeRequest
 from replica.primary_client import PrimaryClient
@@ -40,6 +41,7 @@ class Forwarding:
     _position: Position
     _clock: Clock
     _primary_answered: Callable[[], None]
+    _outside_url: str | None
 
     async def small(self, request: NodeRequest) -> Reply:
         """Forward a request whose body is in memory; raises Unavailable."""
@@ -65,7 +67,13 @@ class Forwarding:
     def _headers(self, request: NodeRequest) -> dict[str, str]:
         given = {name: request.header(name) for name in _PASSED_ON}
         passed = {name: value for name, value in given.items() if value is not None}
-        return {**passed, **self._client.headers(), CLIENT_HEADER: forwarded_for(request)}
+        return {
+            **passed,
+            **self._client.headers(),
+            CLIENT_HEADER: forwarded_for(request),
+            # Links in the answer are for this replica's clients.
+            OUTSIDE_URL_HEADER: outside_url(request, self._outside_url),
+        }
 
     async def _forward(self, request: NodeRequest, body: object, seconds: float) -> Reply:
         path = request.uri.decode("ascii")

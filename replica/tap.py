@@ -27,6 +27,7 @@ from replica.following import Following, document
 from replica.forwarding import Forwarding
 from replica.primary_client import PrimaryClient
 from replica.refreshing import PrimaryRefresher
+from replica.secretsync import SecretSync
 from replica.web import ReplicaWeb
 
 
@@ -78,12 +79,13 @@ class Replica:
         self.follower = Follower(
             self._client, parts.database, parts.pools.heavy, parts.position, parts.reactor,
             time.time, parts.settings.state_dir, parts.frontier, self._report,
+            SecretSync(self._client, parts.blobs, parts.pools.heavy),
         )  # fmt: skip
         refresher = PrimaryRefresher(
             self._client, self.follower, parts.position, parts.database, parts.client,
             parts.pools.heavy, parts.health, time.time,
         )  # fmt: skip
-        simple, _ = parts.simple_pages(refresher)
+        simple, mirror = parts.simple_pages(refresher)
         headers = parts.headers(self._log_uuid)
         web = ReplicaWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
@@ -94,9 +96,11 @@ class Replica:
             ),
             log=parts.log_pages(lambda: self.follower.note),
             forwarding=Forwarding(
-                self._client, parts.position, parts.reactor, self.follower.nudge
+                self._client, parts.position, parts.reactor, self.follower.nudge,
+                parts.settings.outside_url,
             ),
-            primary_url=self.primary_url,
+            primary_url=self.primary_url, discovery=parts.discovery(),
+            user_pages=parts.user_pages("replica"), index_pages=parts.index_pages(mirror),
         )  # fmt: skip
         self.follower.start()
         self._files.start()

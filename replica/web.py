@@ -8,11 +8,15 @@ from klein import Klein
 from cluster.errors import PymirrorError
 from cluster.protocol import IDENTITY_PATH, REFRESH_PATH, TAIL_PATH
 from cluster.web.body import RequestStream
+from cluster.web.devpi.routes import DevpiWeb, add_read_routes
 from cluster.web.replies import Reply
 from cluster.web.request import NodeRequest, StreamHandler
-from cluster.web.routes import NodeWeb, add_common_routes, answering, checked
+from cluster.web.routes import answering, checked
 from cluster.web.uploadtarget import upload_target
 from replica.forwarding import Forwarding
+
+WRITES = ["PUT", "POST", "PATCH", "DELETE", "PUSH"]
+"""All that changes something (devpi-client's push has a method of its own)."""
 
 
 class NotThePrimary(PymirrorError):
@@ -22,7 +26,7 @@ class NotThePrimary(PymirrorError):
 
 
 @define
-class ReplicaWeb(NodeWeb):
+class ReplicaWeb(DevpiWeb):
     """The application; Klein binds `app` to each instance."""
 
     app = Klein()
@@ -48,12 +52,10 @@ class ReplicaWeb(NodeWeb):
     async def _only_primary(self, request: NodeRequest) -> Reply:
         raise NotThePrimary(f"this is a replica; the primary is {self.primary_url}")
 
-    @app.route("/<user>/<name>", methods=["PUT", "POST", "PATCH", "DELETE"])
-    @app.route("/<user>/<name>/", methods=["PUT", "POST", "PATCH", "DELETE"])
+    @app.route("/", methods=WRITES, branch=True)
     @answering
-    async def _write(self, request: NodeRequest, user: str, name: str) -> Reply:
-        checked(user, name)
+    async def _write(self, request: NodeRequest) -> Reply:
         return await self.forwarding.small(request)
 
 
-add_common_routes(ReplicaWeb.app)
+add_read_routes(ReplicaWeb.app)

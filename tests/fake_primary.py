@@ -17,6 +17,7 @@ from cluster.log.checkpoint import Checkpoint, LogSigner
 from cluster.log.merkle import Frontier, leaf_hash
 from cluster.protocol import (
     IDENTITY_PATH,
+    SECRET_PATH,
     SERIAL_HEADER,
     TAIL_PATH,
     TAIL_TYPE,
@@ -41,6 +42,9 @@ class FakePrimary:
     script: Script | None = None
     identity: Script | None = None
     compressed: bool = False
+    blobs: dict[str, bytes] = field(factory=dict)
+    """Node-only blobs by name."""
+    asked_blobs: list[str] = field(factory=list)
     url: str = ""
     polls: list[Any] = field(factory=list)
     polled: Broadcast = field(factory=Broadcast)
@@ -109,9 +113,17 @@ class FakePrimary:
             self.polls.append(request)
             self._answer(request)
             self.polled.wake()
+        elif request.path.startswith(SECRET_PATH.encode()):
+            self._send_blob(request)
         else:
             request.setResponseCode(500)
             request.finish()
+
+    def _send_blob(self, request: Any) -> None:
+        name = request.path.decode().rpartition("/")[2]
+        self.asked_blobs.append(name)
+        request.setResponseCode(200 if name in self.blobs else 404)
+        self.send_body(request, self.blobs.get(name, b""), "application/octet-stream")
 
     def _gone(self, request: Any) -> None:
         if request in self._held:

@@ -24,6 +24,7 @@ from twisted.web.http import datetimeToString
 
 from cluster.agent import make_direct_agent
 from cluster.auth.nodes import NodeSecret
+from cluster.durable import SecretBlobs
 from cluster.errors import AuthenticationRequired, LogError
 from cluster.files.waiting import Broadcast
 from cluster.log import changelog
@@ -45,6 +46,7 @@ from cluster.threads import Inline
 from replica.follower import Follower
 from replica.following import State
 from replica.primary_client import PrimaryClient, unpack
+from replica.secretsync import SecretSync
 from tests.fake_primary import SECRET, FakePrimary, Script, note, root
 from tests.fakes import (
     EPOCH,
@@ -96,6 +98,11 @@ class Replica:
     follower: Follower = field(init=False)
     position: Position = field(init=False)
 
+    @property
+    def blobs(self) -> SecretBlobs:
+        """The node-only blobs of this replica."""
+        return SecretBlobs(self.folder / "secrets")
+
     def start(self) -> None:
         """Begin with what the database and the folder hold, as a new process does."""
         with self.database.engine.begin() as connection:
@@ -111,6 +118,7 @@ class Replica:
         self.follower = Follower(
             client, self.database, Inline(), self.position, as_clock(self.pauses),
             lambda: self.now, self.folder, frontier, lambda following: {"state": following.state},
+            SecretSync(client, self.blobs, Inline()),
         )  # fmt: skip
         self.follower.start()
 

@@ -20,7 +20,7 @@ from cluster.auth.passwords import PasswordChecker
 from cluster.auth.tokenuse import TokenUses
 from cluster.durable import TEMPORARY_SUFFIX, SecretBlobs, read_or_make
 from cluster.files.fetch import Fetcher
-from cluster.files.sources import HttpSource, Source, Wanted
+from cluster.files.sources import AuthorizedSource, Source, Wanted
 from cluster.files.store import FileStore
 from cluster.log import changelog
 from cluster.log.merkle import Frontier
@@ -36,8 +36,12 @@ from cluster.state.projectcache import ProjectCache
 from cluster.state.upgrade import bring_up_to_date
 from cluster.threads import Threads
 from cluster.upstream.client import UpstreamClient
+from cluster.upstream.credentials import UpstreamCredentials
 from cluster.upstream.health import UpstreamHealth
 from cluster.upstream.ondemand import OnDemand, Refresher
+from cluster.web.devpi.discovery import Discovery
+from cluster.web.devpi.indexes import IndexPages
+from cluster.web.devpi.users import UserPages
 from cluster.web.files import Files, Learned, Sources
 from cluster.web.headers import NodeHeaders
 from cluster.web.hotfiles import HotFiles
@@ -97,6 +101,7 @@ class Parts:
     health: UpstreamHealth
     agent: Requester
     client: UpstreamClient
+    credentials: UpstreamCredentials
     cache: PageCache
     hot_files: HotFiles
     lists: ListPages
@@ -129,6 +134,18 @@ class Parts:
             self.database, self.store, self.fetcher, sources, self.unlogged, learned,
             self.position, self.hot_files, self.identity,
         )  # fmt: skip
+
+    def discovery(self) -> Discovery:
+        """Where things are, and the login."""
+        return Discovery(self.identity, self.database, self.settings.outside_url)
+
+    def user_pages(self, role: str) -> UserPages:
+        """Users, and the front page."""
+        return UserPages(self.identity, self.database, role)
+
+    def index_pages(self, mirror: OnDemand) -> IndexPages:
+        """Indexes; `mirror` sees to the lists of mirrors."""
+        return IndexPages(self.identity, self.database, mirror)
 
     def log_pages(self, checkpoint: Callable[[], bytes | None]) -> LogPages:
         """The log's checkpoint and tiles."""
@@ -190,6 +207,7 @@ def open_parts(
     secret = NodeSecret(read_or_make(settings.secret_file, make_secret), time.time)
     blobs = SecretBlobs(state_dir / "secrets")
     token_uses = TokenUses(local, time.time)
+    credentials = UpstreamCredentials(blobs, pools.heavy)
     uuid = read_or_make(state_dir / "uuid", lambda: str(uuid4()).encode()).decode().strip()
 
     def failed(source: str, wanted: Wanted, reason: str) -> None:
@@ -199,7 +217,7 @@ def open_parts(
         reactor=reactor, settings=settings, uuid=uuid, pools=pools, secret=secret,
         database=database, local=local, frontier=frontier, position=position, store=store,
         fetcher=Fetcher(store, reactor, failed), failures=failures, health=health, agent=agent,
-        client=UpstreamClient(agent, reactor), cache=cache, hot_files=hot_files, lists=lists,
+        client=UpstreamClient(agent, reactor, credentials), credentials=credentials, cache=cache, hot_files=hot_files, lists=lists,
         identity=Identity(
             database, PasswordChecker(pools.heavy, reactor), blobs, secret, GuessLimits(reactor),
             time.time, token_uses.used, settings.allow_empty_root_password,
@@ -249,4 +267,9 @@ def upstream_sources(parts: Parts, located: LocatedFile) -> list[Source]:
     """The upstream of a mirrored file; nothing for an uploaded one, which is here or lost."""
     if not isinstance(located.index, MirrorIndex) or located.file.url is None:
         return []
-    return [HttpSource(located.index.name, parts.agent, lambda wanted: wanted.url)]
+    index = located.index
+
+    async def headers(url: str) -> Mapping[str, str]:
+        return await parts.credentials.headers(index, url)
+
+    return [AuthorizedSource(index.name, parts.agent, headers)]

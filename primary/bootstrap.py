@@ -90,7 +90,9 @@ def root_pypi(url: str) -> MirrorIndex:
 def index_set(index: Index) -> Change:
     """The change that creates an index or sets all its options."""
     kind = "mirror" if isinstance(index, MirrorIndex) else "stage"
-    return Change(Kind.INDEX_SET, {"index": index.name, "type": kind, "options": to_options(index)})
+    named = {"secrets": index.secrets} if index.secrets else {}
+    payload = {"index": index.name, "type": kind, "options": to_options(index), **named}
+    return Change(Kind.INDEX_SET, payload)
 
 
 def signer_for(private: Ed25519PrivateKey, epoch: queries.Epoch) -> LogSigner:

@@ -34,6 +34,9 @@ class Principal:
 
 ANONYMOUS = Principal()
 
+Restricted = frozenset[str] | None
+"""``--restrict-modify``: the only ones who may create and change users and indexes; None: off."""
+
 
 def owner_of(name: IndexName) -> str:
     """The user below whom an index stands."""
@@ -111,25 +114,52 @@ def require_delete(who: Principal, index: Index) -> None:
         raise Forbidden(f"{who.name} has no permission to remove from {index.name}")
 
 
-def require_configure(who: Principal, name: IndexName, index: Index | None = None) -> None:
+def require_configure(
+    who: Principal,
+    name: IndexName,
+    index: Index | None = None,
+    restricted: Restricted = None,
+) -> None:
     """An index is changed by its owner, by root, and by those in its `acl_admin`; it is made
-    (`index` is None) by owner and root.
+    (`index` is None) by owner and root. `restricted` leaves it to those it names.
     """
     _require_known(who, f"changing {name}")
-    if who.name in (ROOT, owner_of(name)):
+    if _may_modify(who, owner_of(name), restricted):
         return
     if index is not None:
         require_read(who, index)
-        if _listed(who, set(index.acl_admin) - {ANYBODY}):
+        if restricted is None and _listed(who, set(index.acl_admin) - {ANYBODY}):
             return
     raise Forbidden(f"{who.name} has no permission to change {name}")
 
 
-def require_user_change(who: Principal, user: str) -> None:
-    """A user is changed and removed by that user and by root."""
+def require_user_creation(who: Principal, restricted: Restricted = None) -> None:
+    """Everybody may create users, unless `restricted` names those who may."""
+    if restricted is None and who.name is None:
+        return
+    _require_known(who, "creating users")
+    if restricted is not None and not _listed(who, restricted):
+        raise Forbidden(f"{who.name} has no permission to create users")
+
+
+def require_user_change(who: Principal, user: str, restricted: Restricted = None) -> None:
+    """A user is changed and removed by that user and by root, or by those in `restricted`."""
     _require_known(who, f"changing user {user}")
-    if who.name not in (ROOT, user):
+    if not _may_modify(who, user, restricted):
         raise Forbidden(f"{who.name} has no permission to modify user {user}")
+
+
+def require_password_change(who: Principal, user: str, restricted: Restricted = None) -> None:
+    """A password is changed by its user, whatever `restricted` says, and by who may change it."""
+    _require_known(who, f"changing the password of {user}")
+    if who.name != user and not _may_modify(who, user, restricted):
+        raise Forbidden(f"{who.name} has no permission to change the password of {user}")
+
+
+def _may_modify(who: Principal, owner: str, restricted: Restricted) -> bool:
+    if restricted is None:
+        return who.name in (ROOT, owner)
+    return _listed(who, restricted)
 
 
 def require_root(who: Principal, what: str) -> None:

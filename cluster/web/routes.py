@@ -16,16 +16,14 @@ from werkzeug.routing import RequestRedirect
 from cluster.clock import Clock
 from cluster.names import IndexName, index_name
 from cluster.protocol import CHECKPOINT_PATH, TILE_PATH
-from cluster.state import queries
 from cluster.state.database import Database
-from cluster.state.options import kind_of, to_options
 from cluster.state.position import Position
 from cluster.web.files import Files
 from cluster.web.headers import NodeHeaders
 from cluster.web.identity import Identity
 from cluster.web.log import LogPages
 from cluster.web.quick import QuickPages
-from cluster.web.replies import Reply, error_reply, json_reply, message_reply, send, text_reply
+from cluster.web.replies import Reply, error_reply, json_reply, message_reply, send
 from cluster.web.request import NodeRequest, StreamHandler
 from cluster.web.simple import SimplePages, page_reply
 from cluster.web.status import StatusDocument
@@ -87,6 +85,8 @@ def answering(handler: Handler) -> Callable[..., Awaitable[None]]:
             request.set_common_headers()
             send(request, reply)
 
+    # Klein finds a handler by this name alone, and two modules may each have a `_create`.
+    endpoint.__name__ = f"{handler.__module__}.{handler.__qualname__}"
     return endpoint
 
 
@@ -96,14 +96,11 @@ def add_common_routes(app: Klein) -> None:
     app.url_map.merge_slashes = False
     index = "/<user>/<name>"
     for path, handler in (
-        ("/", _front),
         ("/+status", _status),
         ("/+ready", _ready),
         (CHECKPOINT_PATH, _checkpoint),
         (TILE_PATH + "/<level>/<number>", _tile),
         (TILE_PATH + "/<level>/<number>.p/<width>", _tile),
-        (index, _index),
-        (index + "/", _index),
         (index + "/+simple", _project_list),
         (index + "/+simple/", _project_list),
         (index + "/+simple/<project>", _project),
@@ -126,13 +123,6 @@ def _routing_error(web: NodeWeb, request: NodeRequest, failure: Failure) -> None
     send(request, message_reply(error.code or 500, text, request.header("Accept") or ""))
 
 
-async def _front(web: NodeWeb, request: NodeRequest) -> Reply:
-    names = await web.database.read(queries.index_names)
-    lines = [f"pymirror {web.status.role}; status: /+status; indexes:"]
-    lines += [f"  /{name}/+simple/" for name in names]
-    return text_reply("\n".join(lines))
-
-
 async def _status(web: NodeWeb, request: NodeRequest) -> Reply:
     return json_reply(web.status.document(), headers={"Cache-Control": "no-store"})
 
@@ -153,12 +143,6 @@ async def _tile(
     web: NodeWeb, request: NodeRequest, level: str, number: str, width: str | None = None
 ) -> Reply:
     return await web.log.tile(level, number, width)
-
-
-async def _index(web: NodeWeb, request: NodeRequest, user: str, name: str) -> Reply:
-    found = await web.database.read(lambda c: queries.index_or_404(c, checked(user, name)))
-    result = {"type": kind_of(found), **to_options(found)}
-    return json_reply({"type": "indexconfig", "result": result})
 
 
 async def _project_list(web: NodeWeb, request: NodeRequest, user: str, name: str) -> Reply | None:

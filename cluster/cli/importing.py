@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,6 @@ from cluster.importing.upload import BrokenOff, PrimaryClient
 @click.option("--user", default="root", show_default=True, help="Who imports: root alone may.")
 @click.option(
     "--password",
-    envvar="PYMIRROR_PASSWORD",
     help="The password [default: $PYMIRROR_PASSWORD, else it is asked for].",
 )
 @click.option("--dry-run", is_flag=True, help="Read and verify the dump; change nothing.")
@@ -68,6 +68,8 @@ def import_(folder: Path, url: str, user: str, password: str | None, dry_run: bo
 def _connected(url: str, user: str, password: str | None) -> Iterator[PrimaryClient]:
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url {url} does not start with http:// or https://")
+    if password is None:
+        password = os.environ.get("PYMIRROR_PASSWORD")  # may be empty, as a new primary's is
     if password is None:
         password = str(
             click.prompt(f"Password of {user}", hide_input=True, default="", show_default=False)

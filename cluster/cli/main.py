@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cluster.cli.importing import import_
 from cluster.cli.index import index
 from cluster.cli.local import cluster
 from cluster.cli.rebuild import rebuild
@@ -22,6 +23,7 @@ def main() -> None:
 
 
 main.add_command(cluster)
+main.add_command(import_)
 main.add_command(index)
 main.add_command(rebuild)
 main.add_command(token)

@@ -90,11 +90,12 @@ class DevpiServer(ServerProcess):
         head, rest = built.sha256[:3], built.sha256[3:16]
         return f"{self.url}/{index}/+f/{head}/{rest}/{built.filename}"
 
-    def tox_result(self, index: str, built: Built, result: object) -> None:
+    def tox_result(self, index: str, built: Built, result: object, who: tuple[str, str]) -> None:
         """Upload a tox result for a file."""
+        kind = "application/json"
         answer = http(
             "POST", self.file_url(index, built), body=json.dumps(result).encode(),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
+            headers={**basic(*who), "Content-Type": kind, "Accept": kind},
         )  # fmt: skip
         assert answer.status == 200, answer
 
@@ -124,5 +125,7 @@ def docs_form(name: str, version: str, filename: str, data: bytes) -> tuple[str,
 def _without_content(fields: dict[str, str | Sequence[str]]) -> tuple[str, bytes]:
     content_type, body = multipart(fields, "x", b"")
     boundary = content_type.partition("boundary=")[2].encode()
-    head, _, _ = body.partition(b'--' + boundary + b'\r\nContent-Disposition: form-data; name="content"')
+    head, _, _ = body.partition(
+        b"--" + boundary + b'\r\nContent-Disposition: form-data; name="content"'
+    )
     return content_type, head + b"--" + boundary + b"--\r\n"

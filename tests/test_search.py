@@ -3,107 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import pytest_twisted
-from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 
 from cluster.errors import InvalidRequest
-from cluster.log import changelog
 from cluster.log.changes import Change, Kind
-from cluster.log.merkle import Frontier
-from cluster.names import IndexName
 from cluster.search import store, words
 from cluster.search.documents import Document, latest
-from cluster.search.index import SearchIndex, SearchOff
-from cluster.state import schema
-from cluster.state.apply import apply
-from cluster.state.database import Database, open_engine, writing
-from cluster.state.position import Head, Position
-from cluster.state.rows import Touched
-from cluster.threads import Inline
-from tests.fakes import START, as_clock, entry, position
-
-DEV, PYPI, OTHER = IndexName("root/dev"), IndexName("root/pypi"), IndexName("joe/dev")
-
-
-def index_set(name: str, kind: str = "stage") -> Change:
-    options = {"mirror_url": "https://u.example/"} if kind == "mirror" else {}
-    return Change(Kind.INDEX_SET, {"index": name, "type": kind, "options": options})
-
-
-def release(name: str, version: str, index: str = DEV, **metadata: object) -> Change:
-    pairs = [[key, value] for key, value in {"name": name, **metadata}.items()]
-    where = {"index": index, "project": name.lower().replace("_", "-"), "name": name}
-    return Change(Kind.RELEASE_SET, {**where, "version": version, "metadata": pairs})
-
-
-def listed(*names: str, kind: str = "added") -> Change:
-    return Change(Kind.MIRROR_LISTING, {"index": PYPI, kind: list(names)})
-
-
-@define
-class Node:
-    """A log with its state, and the search index behind it, on a clock that only tests move."""
-
-    folder: Path
-    database: Database
-    at: Position
-    clock: Clock = field(factory=Clock)
-    frontier: Frontier = field(factory=Frontier)
-    search: SearchIndex = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.search = self.new_index()
-
-    def new_index(self, *, enabled: bool = True) -> SearchIndex:
-        return SearchIndex(
-            self.database, self.at, self.folder / "search.sqlite", Inline(), Inline(),
-            as_clock(self.clock), enabled,
-        )  # fmt: skip
-
-    def log(self, *changes: Change) -> None:
-        """Record changes, each as a commit of its own."""
-        for change in changes:
-            recorded, touched = entry(self.frontier.size + 1, change), Touched()
-            with writing(self.database.engine) as connection:
-                self.frontier = changelog.append(connection, self.frontier, [recorded])
-                apply(connection, recorded, touched)
-            self.at.advance(Head(self.frontier.size, 1, b"", None), touched)
-
-    def settle(self) -> None:
-        """Let the index catch up."""
-        for _ in range(20):
-            self.clock.advance(0.25)
-        assert self.search.progress is not None
-        assert (self.search.progress.serial, self.search.building) == (self.at.serial, False)
-
-    async def names(self, query: str, *indexes: IndexName) -> list[str]:
-        return [hit.name for hit in await self.search.find(indexes or (DEV, PYPI), query)]
-
-
-@contextmanager
-def _node(folder: Path) -> Iterator[Node]:
-    engine = open_engine(folder / "log.sqlite", changelog.metadata, schema.metadata)
-    made = Node(folder, Database(engine, Inline(), Inline()), position())
-    yield made
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.search.stop()))
-    engine.dispose()
+from cluster.search.index import SearchOff
+from cluster.state.database import writing
+from tests.indexed import DEV, OTHER, PYPI, Node, index_set, listed, release, running_node
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     """A started node with a hosted index and a mirror."""
-    with _node(tmp_path) as made:
-        made.log(START, index_set(DEV), index_set(PYPI, "mirror"), index_set(OTHER))
-        made.search.start()
-        made.settle()
+    with running_node(tmp_path) as made:
         yield made
 
 

@@ -141,7 +141,7 @@ def _hosted(connection: Connection, index: str, project: str, display: str) -> D
 
     return Document(
         index, project, version, of("summary", _SUMMARY_CHARACTERS), display, of("keywords"),
-        of("classifiers") or of("classifier"),
+        of("classifiers"),
         " ".join(filter(None, map(of, ("author", "author_email", "maintainer")))),
         of("description", _DESCRIPTION_CHARACTERS),
     )  # fmt: skip

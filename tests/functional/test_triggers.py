@@ -155,6 +155,7 @@ def test_killed_before_it_knew(primary: Node, receiver: Receiver) -> None:
     under the same id, then what came later; what was settled before is not told again."""
     hosted(primary, receiver)
     names = [put(primary, "1.0")]
+    receiver.wait(1)
     wait_told(primary)
     killed = threading.Event()
 

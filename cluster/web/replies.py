@@ -48,11 +48,11 @@ def redirect(location: str, status: int = 301) -> Reply:
     return Reply(status, reply.body, reply.content_type, {"Location": location})
 
 
-def error_reply(failure: Failure, accept: str) -> Reply:
+def error_reply(failure: Failure, accept: str, *, in_reason: bool = False) -> Reply:
     """The answer for an error: its status and message; for what we did not foresee a bare 500.
 
-    The message is also the status line's reason, because twine and devpi-client print only that
-    (standards U5).
+    With `in_reason` the message is the status line's reason whatever is accepted: of uploads,
+    twine and devpi-client print only that (standards U5).
     """
     error = failure.value
     if not isinstance(error, PymirrorError):
@@ -66,16 +66,18 @@ def error_reply(failure: Failure, accept: str) -> Reply:
     if isinstance(error, Unavailable | TooManyRequests):
         headers["Retry-After"] = str(error.retry_after_seconds)
     message = str(error) or RESPONSES.get(error.status, b"error").decode()
-    return evolve(message_reply(error.status, message, accept), headers=headers)
+    reply = message_reply(error.status, message, accept)
+    return evolve(reply, headers=headers, reason=message if in_reason else reply.reason)
 
 
 def message_reply(status: int, message: str, accept: str) -> Reply:
-    """A message as the client wants it: JSON, or a line of text; also the status line's reason."""
+    """A message as the client wants it: JSON, or a line of text that is also the reason.
+
+    devpi-client prints the reason and the message of a JSON answer one after the other.
+    """
     if "json" in accept:
-        reply = json_reply({"message": message, "code": status})
-    else:
-        reply = text_reply(message)
-    return evolve(reply, status=status, reason=message)
+        return json_reply({"message": message, "code": status}, status)
+    return evolve(text_reply(message, status), reason=message)
 
 
 def send(request: Request, reply: Reply) -> None:

@@ -210,7 +210,7 @@ class NodeRequest(Request):
                 raise InvalidRequest(trouble)
             reply = await handler(self, stream)
         except Exception:
-            reply = error_reply(Failure(), self.header("Accept") or "")
+            reply = error_reply(Failure(), self.header("Accept") or "", in_reason=True)
         if self.lost:
             return
         self.set_common_headers()

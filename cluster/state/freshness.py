@@ -92,6 +92,11 @@ def put(connection: Connection, index: IndexName, project: str, value: Freshness
     )
 
 
+def forget(connection: Connection, index: IndexName, project: str) -> None:
+    """Drop what is known of a project's freshness: its upstream is asked anew."""
+    connection.execute(delete(table).where(table.c.index_name == index, table.c.project == project))
+
+
 def forget_absent_before(connection: Connection, moment: float) -> None:
     """Drop old 404s: a bot asking for names that never were must not grow the table for ever."""
     connection.execute(

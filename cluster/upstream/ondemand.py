@@ -75,8 +75,23 @@ class OnDemand:
             if self._may_be_served(index, known):
                 Deferred.fromCoroutine(self._ask(index, project, known))
                 return MirrorAnswer(known)
+        return await self._wait(index, project, known, _patience(project, known))
+
+    async def renew(self, index: MirrorIndex, project: str) -> MirrorAnswer:
+        """Ask now, however fresh what the state says is; waits as long as for something new."""
+        if index.mirror_url is None:
+            return MirrorAnswer(Freshness(Outcome.ABSENT, self._now()))
+        known = await self._local.read(lambda c: freshness.get(c, index.name, project))
+        return await self._wait(index, project, known, _patience(project, None))
+
+    async def forget(self, index: MirrorIndex, project: str) -> None:
+        """Know nothing of a project's freshness any more: what was mirrored of it was dropped."""
+        await self._local.write(lambda c: freshness.forget(c, index.name, project))
+
+    async def _wait(
+        self, index: MirrorIndex, project: str, known: Freshness | None, patience: float
+    ) -> MirrorAnswer:
         waiting = Deferred.fromCoroutine(self._ask(index, project, known))
-        patience = _patience(project, known)
         try:
             return await bounded(waiting, patience, self._clock)
         except CancelledError:

@@ -11,14 +11,16 @@ from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import BaseConverter, RequestRedirect
 
 from cluster.clock import Clock
 from cluster.names import IndexName, index_name
 from cluster.protocol import CHECKPOINT_PATH, TILE_PATH
 from cluster.state.database import Database
 from cluster.state.position import Position
-from cluster.web.files import Files
+from cluster.web.devpi.asking import wants_json
+from cluster.web.devpi.links import file_meta
+from cluster.web.files import METADATA_SUFFIX, Files
 from cluster.web.headers import NodeHeaders
 from cluster.web.identity import Identity
 from cluster.web.log import LogPages
@@ -29,6 +31,13 @@ from cluster.web.simple import SimplePages, page_reply
 from cluster.web.status import StatusDocument
 
 Handler = Callable[..., Awaitable[Reply | None]]
+
+
+class OwnName(BaseConverter):
+    """A path segment that can be the name of a project or a version: ours begin with a plus."""
+
+    regex = r"[^+/][^/]*"
+    part_isolating = True
 
 
 @define
@@ -58,7 +67,7 @@ class NodeWeb:
         """Answer a page from memory: no database, no routing."""
         page = self.simple.hot(request)
         if page is None:
-            return self.files.hot(request)
+            return not wants_json(request) and self.files.hot(request)
         if not self.quick.send(request, page, self.position.serial):
             request.set_common_headers()
             request.answer(page_reply(request, page))
@@ -94,6 +103,7 @@ def add_common_routes(app: Klein) -> None:
     """Register what both kinds of node serve."""
     # Else "//" is redirected to a URL with this node's own host and port, without the query.
     app.url_map.merge_slashes = False
+    app.url_map.converters["own"] = OwnName
     index = "/<user>/<name>"
     for path, handler in (
         ("/+status", _status),
@@ -156,8 +166,12 @@ async def _project(web: NodeWeb, request: NodeRequest, user: str, name: str, pro
 async def _file(
     web: NodeWeb, request: NodeRequest, user: str, name: str, kind: str, head: str, rest: str,
     filename: str,
-) -> None:  # fmt: skip
-    await web.files.serve(request, checked(user, name), kind, head + rest, filename)
+) -> Reply | None:  # fmt: skip
+    index, link = checked(user, name), head + rest
+    if wants_json(request) and not filename.endswith(METADATA_SUFFIX):
+        return file_meta(await web.files.locate(request, index, kind, link, filename))
+    await web.files.serve(request, index, kind, link, filename)
+    return None
 
 
 def checked(user: str, name: str) -> IndexName:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -99,6 +99,29 @@ class SimplePages:
         self._set_freshness(page, answers)
         return page_reply(request, page)
 
+    async def sources(
+        self,
+        request: NodeRequest,
+        index: IndexName,
+        project: NormalizedName,
+        *,
+        own_only: bool = False,
+        renew: bool = False,
+    ) -> list[tuple[Index, MirrorAnswer | None]]:
+        """The indexes that a project's page is made of, as far as the sender may read them.
+
+        Each mirror was seen to, and comes with what is known of it; with `renew` its upstream was
+        asked now. `own_only` leaves out the bases. Raises NotFound, AuthenticationRequired.
+        """
+        resolved, may_read = await self._readable(request, index, project)
+        see_to = self._mirror.renew if renew else self._mirror.ensure
+        sources = [one for one in resolved.contributing if may_read(one)]
+        return [
+            (one, await see_to(one, project) if isinstance(one, MirrorIndex) else None)
+            for one in sources
+            if not own_only or one.name == index
+        ]
+
     async def current_page(
         self, request: NodeRequest, index: IndexName, project: NormalizedName
     ) -> ProjectPage:
@@ -114,7 +137,7 @@ class SimplePages:
                 lambda c: _page(c, resolved.index, project, answers, may_read)
             )
         except NotFound:
-            _raise_trouble(project, answers)
+            raise_trouble(project, answers)
             raise
 
     async def _readable(
@@ -144,7 +167,7 @@ class SimplePages:
         try:
             rendered = await self._database.read(render)
         except NotFound:
-            _raise_trouble(project, answers)
+            raise_trouble(project, answers)
             raise
         for mirror, answer in answers:
             if answer.unlogged is not None:
@@ -216,11 +239,11 @@ def _names(chain: list[Index], may_read: MayRead) -> str:
     return " ".join(index.name for index in chain if may_read(index))
 
 
-def _raise_trouble(
-    project: NormalizedName, answers: list[tuple[MirrorIndex, MirrorAnswer]]
+def raise_trouble(
+    project: NormalizedName, answers: Iterable[tuple[MirrorIndex, MirrorAnswer]]
 ) -> None:
-    """Not a 404 while an upstream fails: uv would go on to the next index with a name that may
-    be ours.
+    """Raise UpstreamError, not a 404, while an upstream fails: uv would go on to the next index
+    with a name that may be ours.
     """
     errors = [a.freshness.error for _, a in answers if a.freshness.outcome is Outcome.ERROR]
     if errors:

@@ -270,5 +270,5 @@ def add_routes(app: Klein) -> None:
 async def _legacy(
     web: Any, request: NodeRequest, user: str, index: str, name: str, version: str | None = None
 ) -> Reply:
-    legacy: LegacyJson = web.legacy
+    legacy: LegacyJson = web.finding.legacy
     return await legacy.project(request, checked(user, index), name, version)

@@ -85,5 +85,5 @@ def add_routes(app: Klein) -> None:
 
 
 async def _find(web: Any, request: NodeRequest) -> Reply:
-    pages: SearchPages = web.search
+    pages: SearchPages = web.finding.pages
     return await pages.find(request)

@@ -56,6 +56,7 @@ class NodeService(Service):
             pool.start()
         await parts.store.open()
         web: NodeHandlers = await self._role.start()
+        parts.search.start()
         self._site = NodeSite(web.app.resource(), web)  # type: ignore[attr-defined]
         for endpoint in self.settings.listen:
             port = await serverFromString(self.reactor, endpoint).listen(self._site)

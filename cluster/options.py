@@ -22,6 +22,7 @@ class NodeSettings:
     secret_file: Path
     outside_url: str | None
     allow_empty_root_password: bool = False
+    search: bool = True
 
 
 class NodeOptions(usage.Options):
@@ -40,6 +41,8 @@ class NodeOptions(usage.Options):
     optFlags = [  # noqa: RUF012 - the interface of usage.Options
         ["allow-empty-root-password", None, "Let a user without a password (root, at first) log "
          "in from everywhere, not only from this machine."],
+        ["no-search", None, "Keep no search index; pip search and /+search are answered with an "
+         "error."],
     ]  # fmt: skip
 
     def __init__(self) -> None:
@@ -87,6 +90,7 @@ class NodeOptions(usage.Options):
             secret_file=Path(secret).expanduser() if secret else state_dir / "secret",
             outside_url=self["outside-url"],
             allow_empty_root_password=bool(self["allow-empty-root-password"]),
+            search=not self["no-search"],
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from attrs import define
+from attrs import define, field
 from sqlalchemy import MetaData
 
 from cluster.agent import Requester, make_agent
@@ -20,19 +20,19 @@ from cluster.auth.passwords import PasswordChecker
 from cluster.auth.tokenuse import TokenUses
 from cluster.durable import TEMPORARY_SUFFIX, SecretBlobs, read_or_make
 from cluster.files.fetch import Fetcher
-from cluster.files.sources import AuthorizedSource, Source, Wanted
+from cluster.files.sources import AuthorizedSource, Source
 from cluster.files.store import FileStore
 from cluster.log import changelog
 from cluster.log.merkle import Frontier
 from cluster.model import MirrorIndex
 from cluster.options import NodeSettings
+from cluster.search.index import SearchIndex
 from cluster.simple.cache import PageCache
 from cluster.simple.listing import ListPages
 from cluster.state import freshness, queries
 from cluster.state.database import Database, open_engine
 from cluster.state.links import LocatedFile
 from cluster.state.position import Head, Position
-from cluster.state.projectcache import ProjectCache
 from cluster.state.upgrade import bring_up_to_date
 from cluster.threads import Threads
 from cluster.upstream.client import UpstreamClient
@@ -43,14 +43,19 @@ from cluster.web.devpi.discovery import Discovery
 from cluster.web.devpi.indexes import IndexPages
 from cluster.web.devpi.users import UserPages
 from cluster.web.files import Files, Learned, Sources
+from cluster.web.finding import Finding
 from cluster.web.headers import NodeHeaders
 from cluster.web.hotfiles import HotFiles
 from cluster.web.identity import Identity
+from cluster.web.legacy import LegacyJson
 from cluster.web.log import LogPages
 from cluster.web.quick import QuickPages
+from cluster.web.search import SearchPages
 from cluster.web.simple import SimplePages
 from cluster.web.status import FileFailures, LogIdentity, StatusDocument
 from cluster.web.unlogged import UnloggedFiles
+from cluster.web.xmllists import PackageLists
+from cluster.web.xmlrpc import XmlRpc
 
 PAGE_CACHE_BYTES = 32 << 20
 FILE_CACHE_BYTES = 8 << 20
@@ -65,6 +70,7 @@ class Pools:
     local: Threads
     files: Threads
     heavy: Threads
+    search: Threads
 
     @classmethod
     def make(cls, reactor: Any) -> Pools:
@@ -75,11 +81,12 @@ class Pools:
             local=Threads(reactor, 1, "local"),
             files=Threads(reactor, 8, "files"),
             heavy=Threads(reactor, 2, "heavy"),
+            search=Threads(reactor, 1, "search"),
         )
 
     def all(self) -> list[Threads]:
         """Every pool."""
-        return [self.writer, self.readers, self.local, self.files, self.heavy]
+        return [self.writer, self.readers, self.local, self.files, self.heavy, self.search]
 
 
 @define
@@ -110,6 +117,13 @@ class Parts:
     unlogged: UnloggedFiles
     token_uses: TokenUses
     started_at: float
+    search: SearchIndex = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.search = SearchIndex(
+            self.database, self.position, self.settings.state_dir / "search.sqlite",
+            self.pools.search, self.pools.readers, self.reactor, self.settings.search,
+        )  # fmt: skip
 
     def simple_pages(self, refresher: Refresher) -> tuple[SimplePages, OnDemand]:
         """The simple API, whose mirrors are refreshed by `refresher`."""
@@ -147,6 +161,17 @@ class Parts:
         """Indexes; `mirror` sees to the lists of mirrors."""
         return IndexPages(self.identity, self.database, mirror)
 
+    def finding(self, simple: SimplePages, mirror: OnDemand) -> Finding:
+        """The ways to look for projects."""
+        database, identity = self.database, self.identity
+        legacy = LegacyJson(database, simple, identity, self.settings.outside_url)
+        lists = PackageLists(database, self.settings.state_dir / "lists")
+        calls = XmlRpc(
+            database, self.position, identity, self.search, legacy, lists, mirror,
+            self.pools.heavy,
+        )  # fmt: skip
+        return Finding(legacy, SearchPages(database, identity, self.search, mirror), calls)
+
     def log_pages(self, checkpoint: Callable[[], bytes | None]) -> LogPages:
         """The log's checkpoint and tiles."""
         return LogPages(self.database, checkpoint)
@@ -162,13 +187,15 @@ class Parts:
         return StatusDocument(
             role=role, uuid=self.uuid, outside_url=self.settings.outside_url,
             position=self.position, identity=identity, store=self.store, pages=self.cache,
-            upstreams=self.health, failures=self.failures, ready=ready, more=more,
+            upstreams=self.health, failures=self.failures, ready=ready,
+            more=lambda: {**more(), "search": self.search.document()},
             started_at=self.started_at, now=time.time,
         )  # fmt: skip
 
     async def close(self) -> None:
         """Stop what runs in the background, then the threads, then the databases."""
         await self.fetcher.stop()
+        await self.search.stop()
         for pool in self.pools.all():
             pool.stop()
         self.database.engine.dispose()
@@ -189,41 +216,41 @@ def open_parts(
     power cut; a replica that forgets its last entries follows them again. `local_tables` are
     what this role keeps in local.sqlite beside freshness.
     """
-    state_dir = settings.state_dir
-    _prepare_folder(state_dir)
-    pools = Pools.make(reactor)
+    state_dir, pools = settings.state_dir, Pools.make(reactor)
     database, local = _open_databases(state_dir, pools, durable, local_tables)
     frontier, head = _head(database)
     position = Position(reactor, head)
     failures, health = FileFailures(time.time, []), UpstreamHealth(time.time)
     store = FileStore(state_dir / "files", pools.files)
     agent = make_agent(reactor)
-    cache = PageCache(PAGE_CACHE_BYTES)
-    lists = ListPages(database, reactor, state_dir / "lists", lambda: position.serial)
-    position.listen(cache.changed)
-    position.listen(lists.changed)
-    hot_files: HotFiles = ProjectCache(FILE_CACHE_BYTES)
-    position.listen(hot_files.changed)
+    caches = _caches(reactor, state_dir, database, position)
     secret = NodeSecret(read_or_make(settings.secret_file, make_secret), time.time)
     blobs = SecretBlobs(state_dir / "secrets")
     token_uses = TokenUses(local, time.time)
     credentials = UpstreamCredentials(blobs, pools.heavy)
     uuid = read_or_make(state_dir / "uuid", lambda: str(uuid4()).encode()).decode().strip()
-
-    def failed(source: str, wanted: Wanted, reason: str) -> None:
-        failures.failed(source, wanted.filename, reason)
-
+    identity = Identity(
+        database, PasswordChecker(pools.heavy, reactor), blobs, secret, GuessLimits(reactor),
+        time.time, token_uses.used, settings.allow_empty_root_password,
+    )  # fmt: skip
     return Parts(
         reactor=reactor, settings=settings, uuid=uuid, pools=pools, secret=secret,
         database=database, local=local, frontier=frontier, position=position, store=store,
-        fetcher=Fetcher(store, reactor, failed), failures=failures, health=health, agent=agent,
-        client=UpstreamClient(agent, reactor, credentials), credentials=credentials, cache=cache, hot_files=hot_files, lists=lists,
-        identity=Identity(
-            database, PasswordChecker(pools.heavy, reactor), blobs, secret, GuessLimits(reactor),
-            time.time, token_uses.used, settings.allow_empty_root_password,
-        ),
-        blobs=blobs, unlogged=UnloggedFiles(), token_uses=token_uses, started_at=time.time(),
+        fetcher=Fetcher(store, reactor, failures.fetch_failed), failures=failures, health=health,
+        agent=agent, client=UpstreamClient(agent, reactor, credentials), credentials=credentials,
+        cache=caches[0], hot_files=caches[1], lists=caches[2], identity=identity, blobs=blobs,
+        unlogged=UnloggedFiles(), token_uses=token_uses, started_at=time.time(),
     )  # fmt: skip
+
+
+def _caches(
+    reactor: Any, state_dir: Path, database: Database, position: Position
+) -> tuple[PageCache, HotFiles, ListPages]:
+    lists = ListPages(database, reactor, state_dir / "lists", lambda: position.serial)
+    pages, files = PageCache(PAGE_CACHE_BYTES), HotFiles(FILE_CACHE_BYTES)
+    for cached in (pages, files, lists):
+        position.listen(cached.changed)
+    return pages, files, lists
 
 
 def _prepare_folder(state_dir: Path) -> None:
@@ -240,6 +267,7 @@ def _prepare_folder(state_dir: Path) -> None:
 def _open_databases(
     state_dir: Path, pools: Pools, durable: bool, local_tables: Sequence[MetaData]
 ) -> tuple[Database, Database]:
+    _prepare_folder(state_dir)
     engine = open_engine(state_dir / "log.sqlite", changelog.metadata, durable=durable)
     bring_up_to_date(engine)
     local = open_engine(

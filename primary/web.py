@@ -22,8 +22,12 @@ from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest, StreamHandler
 from cluster.web.routes import answering, checked
 from cluster.web.uploadtarget import upload_target
-from primary.devpi import indexes, users
+from cluster.web.xmlrpc import is_xmlrpc
+from primary.devpi import importing, indexes, tokens, trusted, users
+from primary.devpi.importing import ImportResource
 from primary.devpi.indexes import IndexResource
+from primary.devpi.tokens import TokenResource
+from primary.devpi.trusted import TrustedPublishing
 from primary.devpi.users import UserResource
 from primary.feed import Feed
 from primary.upload import Uploads
@@ -39,6 +43,9 @@ class PrimaryWeb(DevpiWeb):
     uploads: Uploads
     users: UserResource
     indexes: IndexResource
+    tokens: TokenResource
+    trusted: TrustedPublishing
+    imports: ImportResource
     mirror: OnDemand
     blobs: SecretBlobs
     now: Callable[[], float]
@@ -47,7 +54,7 @@ class PrimaryWeb(DevpiWeb):
         """Uploads take their bodies as streams."""
         target = upload_target(request)
         if target is None:
-            return None
+            return self.imports.stream_handler(request)
 
         async def handle(request: NodeRequest, stream: RequestStream) -> Reply:
             return await self.uploads.take(request, stream, checked(*target))
@@ -115,10 +122,12 @@ class PrimaryWeb(DevpiWeb):
     @app.route("/<user>/<name>", methods=["POST"])
     @app.route("/<user>/<name>/", methods=["POST"])
     @answering
-    async def _not_an_upload(self, request: NodeRequest, user: str, name: str) -> Reply:
+    async def _not_an_upload(self, request: NodeRequest, user: str, name: str) -> Reply | None:
+        if is_xmlrpc(request):
+            return await self.finding.xmlrpc.call(request, checked(user, name))
         raise InvalidRequest("an upload is a POST of multipart/form-data with a body")
 
 
 add_read_routes(PrimaryWeb.app)
-for module in (users, indexes):
+for module in (users, indexes, tokens, trusted, importing):
     module.add_routes(PrimaryWeb.app)

@@ -48,6 +48,10 @@ class Forwarding:
         body = request.content.read()
         return await self._forward(request, body or None, 60.0)
 
+    async def stream(self, request: NodeRequest, stream: RequestStream) -> Reply:
+        """Forward a request with a large body; raises Unavailable."""
+        return await self._forward(request, _Streamed(stream), _UPLOAD_SECONDS)
+
     async def upload(self, request: NodeRequest, stream: RequestStream, index: IndexName) -> Reply:
         """Forward an upload; raises Unavailable.
 

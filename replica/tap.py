@@ -21,6 +21,7 @@ from cluster.parts import Parts, open_parts, upstream_sources
 from cluster.state.links import LocatedFile
 from cluster.upstream.health import iso
 from cluster.version import __version__
+from cluster.web.devpi.projects import ProjectPages
 from replica.filesync import FileSync
 from replica.follower import Follower
 from replica.following import Following, document
@@ -101,6 +102,8 @@ class Replica:
             ),
             primary_url=self.primary_url, discovery=parts.discovery(),
             user_pages=parts.user_pages("replica"), index_pages=parts.index_pages(mirror),
+            project_pages=ProjectPages(parts.database, simple, parts.settings.outside_url),
+            finding=parts.finding(simple, mirror),
         )  # fmt: skip
         self.follower.start()
         self._files.start()

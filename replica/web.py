@@ -9,10 +9,12 @@ from cluster.errors import PymirrorError
 from cluster.protocol import IDENTITY_PATH, REFRESH_PATH, TAIL_PATH
 from cluster.web.body import RequestStream
 from cluster.web.devpi.routes import DevpiWeb, add_read_routes
+from cluster.web.paths import AUDIENCE_PATH, DISCOVERY_PATH, TOKENS_PATH
 from cluster.web.replies import Reply
-from cluster.web.request import NodeRequest, StreamHandler
+from cluster.web.request import MAX_BODY_BYTES, NodeRequest, StreamHandler
 from cluster.web.routes import answering, checked
 from cluster.web.uploadtarget import upload_target
+from cluster.web.xmlrpc import is_xmlrpc
 from replica.forwarding import Forwarding
 
 WRITES = ["PUT", "POST", "PATCH", "DELETE", "PUSH"]
@@ -35,10 +37,12 @@ class ReplicaWeb(DevpiWeb):
     primary_url: str
 
     def stream_handler(self, request: NodeRequest) -> StreamHandler | None:
-        """Uploads stream through to the primary."""
+        """Uploads and other large bodies stream through to the primary."""
         target = upload_target(request)
         if target is None:
-            return None
+            is_write = request.method.decode("ascii", "replace") in WRITES
+            goes_on = is_write and not is_xmlrpc(request) and _is_large(request)
+            return self.forwarding.stream if goes_on else None
 
         async def handle(request: NodeRequest, stream: RequestStream) -> Reply:
             return await self.forwarding.upload(request, stream, checked(*target))
@@ -52,10 +56,26 @@ class ReplicaWeb(DevpiWeb):
     async def _only_primary(self, request: NodeRequest) -> Reply:
         raise NotThePrimary(f"this is a replica; the primary is {self.primary_url}")
 
+    @app.route("/<user>/<name>", methods=["POST"])
+    @app.route("/<user>/<name>/", methods=["POST"])
+    @answering
+    async def _post(self, request: NodeRequest, user: str, name: str) -> Reply | None:
+        if is_xmlrpc(request):
+            return await self.finding.xmlrpc.call(request, checked(user, name))
+        return await self.forwarding.small(request)
+
+    @app.route(TOKENS_PATH, methods=["GET"])
+    @app.route(AUDIENCE_PATH, methods=["GET"])
+    @app.route(DISCOVERY_PATH, methods=["GET"])
     @app.route("/", methods=WRITES, branch=True)
     @answering
     async def _write(self, request: NodeRequest) -> Reply:
         return await self.forwarding.small(request)
+
+
+def _is_large(request: NodeRequest) -> bool:
+    length = request.header("Content-Length") or ""
+    return not length.isdigit() or int(length) > MAX_BODY_BYTES
 
 
 add_read_routes(ReplicaWeb.app)

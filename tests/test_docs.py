@@ -23,7 +23,7 @@ from cluster.names import IndexName
 from cluster.options import NodeOptions
 from cluster.parts import Parts, open_parts
 from cluster.web.request import NodeHandlers, NodeSite
-from primary.tap import Primary
+from primary.compose import Primary
 from replica.following import State
 from replica.tap import Replica
 
@@ -111,7 +111,7 @@ async def test_status_fields(tmp_path: Path) -> None:
     """docs/status.md has exactly the fields that a primary and its replica emit."""
     options = primary.tap.Options()
     parts = opened(options, "--state-dir", str(tmp_path / "primary"), "--no-root-pypi")
-    owner = Primary(parts, options.first_start())
+    owner = Primary(parts, options.primary_settings())
     try:
         emitted = await emitted_fields(owner, tmp_path / "replica")
     finally:

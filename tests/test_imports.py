@@ -37,7 +37,7 @@ LAYERS = ("cluster.errors", "cluster.names", "cluster.model", "cluster.log", "cl
 APPENDERS = {"primary.writer", "replica.follower"}
 # Composition roots, and the one function that stamps entries.
 TELLS_TIME = {
-    "cluster.parts", "primary.tap", "replica.tap", "primary.writer",
+    "cluster.parts", "primary.compose", "replica.tap", "primary.writer",
     "cluster.monotonic", "cluster.cli.local",
 }  # fmt: skip
 CLOCKS = {

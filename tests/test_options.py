@@ -459,7 +459,7 @@ def test_primary_defaults() -> None:
     assert settings.state_dir == Path("~/.pymirror/primary").expanduser()
     assert settings.secret_file == settings.state_dir / "secret"
     assert settings.outside_url is None
-    wish = options.first_start()
+    wish = options.primary_settings().first_start
     assert wish.root_pypi_url() == pypi_simple.PYPI_SIMPLE_ENDPOINT
     assert wish.root_password is None
 
@@ -477,9 +477,9 @@ def test_primary_options() -> None:
         assert options.settings().listen == ("tcp:1", "tcp:2")
         assert options.settings().secret_file == Path("/x")
         assert options.settings().outside_url == "https://h.example"
-        assert options.first_start().root_password == "secret"
-        assert options.first_start().root_pypi_url() == UPSTREAM
-        assert primary("--no-root-pypi").first_start().root_pypi_url() is None
+        assert options.primary_settings().first_start.root_password == "secret"
+        assert options.primary_settings().first_start.root_pypi_url() == UPSTREAM
+        assert primary("--no-root-pypi").primary_settings().first_start.root_pypi_url() is None
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
@@ -147,6 +147,25 @@ class HttpSource:
             body.abort()
             raise SourceError(f"{_host(url)} sends an encoding that was not asked for")
         return body
+
+
+@frozen
+class AuthorizedSource:
+    """Files from where their own URL says, with the headers that the server there wants.
+
+    `headers_for` gives them for a URL; it may have to look them up.
+    """
+
+    name: str
+    _agent: Requester
+    _headers_for: Callable[[str], Awaitable[Mapping[str, str]]]
+
+    async def open(self, wanted: Wanted) -> SourceBody | None:
+        """Send the request; returns when the response's headers are there."""
+        if wanted.url is None:
+            return None
+        headers = await self._headers_for(wanted.url)
+        return await HttpSource(self.name, self._agent, lambda w: w.url, headers).open(wanted)
 
 
 @define(eq=False)

@@ -23,6 +23,7 @@ from cluster.errors import UpstreamError
 from cluster.model import MirrorIndex
 from cluster.names import NormalizedName
 from cluster.state.freshness import Freshness
+from cluster.upstream.credentials import UpstreamCredentials
 from cluster.version import __version__
 
 USER_AGENT = f"pymirror/{__version__}"
@@ -78,6 +79,7 @@ class UpstreamClient:
 
     _agent: Requester
     _clock: Clock
+    _credentials: UpstreamCredentials
 
     async def project(
         self, index: MirrorIndex, project: NormalizedName, known: Freshness | None
@@ -91,7 +93,7 @@ class UpstreamClient:
             return Absent()
         url = f"{index.mirror_url.rstrip('/')}/{quote(project)}/"
         body = _Collected()
-        answer = await self._fetch(url, known, body, MAX_PAGE_BYTES, PAGE_SECONDS)
+        answer = await self._fetch(index, url, known, body, MAX_PAGE_BYTES, PAGE_SECONDS)
         if not isinstance(answer, Page):
             return answer
         return evolve(answer, body=bytes(body.data))
@@ -103,12 +105,19 @@ class UpstreamClient:
         if index.mirror_url is None:
             return Absent()
         url = f"{index.mirror_url.rstrip('/')}/"
-        return await self._fetch(url, known, sink, MAX_LIST_BYTES, LIST_SECONDS)
+        return await self._fetch(index, url, known, sink, MAX_LIST_BYTES, LIST_SECONDS)
 
     async def _fetch(
-        self, url: str, known: Freshness | None, sink: Sink, limit_bytes: int, seconds: float
+        self,
+        index: MirrorIndex,
+        url: str,
+        known: Freshness | None,
+        sink: Sink,
+        limit_bytes: int,
+        seconds: float,
     ) -> Page | NotModified | Absent:
         headers = {"User-Agent": USER_AGENT, "Accept": ACCEPT, "Accept-Encoding": "gzip"}
+        headers |= await self._credentials.headers(index, url)
         confirmed = known if known is not None and known.url == url else None
         if confirmed is not None and confirmed.etag:
             headers["If-None-Match"] = confirmed.etag

@@ -114,7 +114,12 @@ class Identity:
         return ANONYMOUS if given is None else await self._known(request, *given)
 
     async def login(self, request: NodeRequest, name: str, password: str) -> str:
-        """A login token for a user whose password (or login token) is right; raises as `user`."""
+        """A login token for a user whose password is right; raises as `user`.
+
+        A login token does not get another one: who stole it could renew it for ever.
+        """
+        if login_user(password) is not None:
+            raise _wrong(name)
         who = await self._known(request, name, password)
         user = await self._user(who.name or "")
         if user is None or who.token is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import define, frozen
 
+from cluster.files.sources import Wanted
 from cluster.files.store import FileStore
 from cluster.simple.cache import PageCache
 from cluster.state.position import Position
@@ -39,6 +40,10 @@ class FileFailures:
         entry = {"at": iso(self._now()), "file": filename, "source": source, "error": reason}
         self._recent.append(entry)
         del self._recent[:-_MAX_FAILURES]
+
+    def fetch_failed(self, source: str, wanted: Wanted, reason: str) -> None:
+        """As `failed`, for a `Fetcher`."""
+        self.failed(source, wanted.filename, reason)
 
     @property
     def recent(self) -> list[dict[str, Any]]:

@@ -22,12 +22,12 @@ from cluster.protocol import SERIAL_HEADER
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.web.identity import Identity
+from cluster.web.paths import TOKENS_PATH
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
 from cluster.web.routes import answering
 from primary.writer import Writer
 
-TOKENS_PATH: Final = "/+tokens"
 MOST_TOKENS: Final = 1_000
 """How many tokens a user may have whose time is not over."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -16,15 +16,13 @@ from cluster.auth.tokens import MOST_DESCRIPTION, mint
 from cluster.errors import NotFound, PymirrorError
 from cluster.protocol import SERIAL_HEADER
 from cluster.web.outside import outside_url
+from cluster.web.paths import AUDIENCE_PATH, DISCOVERY_PATH, MINT_PATH
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
 from cluster.web.routes import answering
 from primary.devpi.tokens import token_changes
 from primary.writer import Writer
 
-AUDIENCE_PATH: Final = "/_/oidc/audience"
-MINT_PATH: Final = "/_/oidc/mint-token"
-DISCOVERY_PATH: Final = "/.well-known/pytp"
 _PRIVATE = {"Cache-Control": "no-store"}
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from attrs import define
 from klein import Klein
 
-from cluster.web.devpi import discovery, indexes, users
+from cluster.web import finding
+from cluster.web.devpi import discovery, indexes, projects, users
 from cluster.web.devpi.discovery import Discovery
 from cluster.web.devpi.indexes import IndexPages
+from cluster.web.devpi.projects import ProjectPages
 from cluster.web.devpi.users import UserPages
+from cluster.web.finding import Finding
 from cluster.web.routes import NodeWeb, add_common_routes
 
 
@@ -19,10 +22,12 @@ class DevpiWeb(NodeWeb):
     discovery: Discovery
     user_pages: UserPages
     index_pages: IndexPages
+    project_pages: ProjectPages
+    finding: Finding
 
 
 def add_read_routes(app: Klein) -> None:
     """Register what both kinds of node serve."""
     add_common_routes(app)
-    for module in (discovery, users, indexes):
+    for module in (discovery, users, indexes, projects, finding):
         module.add_routes(app)

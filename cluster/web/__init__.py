@@ -11,6 +11,11 @@ files     distribution files and their metadata
 hotfiles  files that were asked for lately
 fileplan  how a request for a file is answered: ranges and conditions
 filebody  one file's bytes, stored or still arriving
+chains    the indexes behind a URL that the one who asks may read
+finding   legacy, search and xmlrpc as one part of a node
+legacy    the legacy JSON documents of projects and releases
+search    /+search
+xmlrpc    pip search and what old mirrors ask; calls and lists are in xmlcalls and xmllists
 uploadtarget  which requests are uploads
 log       checkpoint and tiles
 status    /+status and /+ready

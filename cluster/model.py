@@ -33,7 +33,8 @@ class DistributionFile:
     `hashes` maps hash names of hashlib to lower-case hex (may be empty, PEP 691). `size` is in
     bytes. `upload_time` is RFC 3339 in UTC with ``Z`` (PEP 700). `yanked` is None, or the reason,
     which may be empty (PEP 592). `core_metadata` is the sha256 of the file's METADATA (PEP 714).
-    `provenance` is an absolute URL (PEP 740). `url` is where an upstream keeps the file.
+    `provenance` is an absolute URL (PEP 740); `attestations` is the sha256 of the provenance object
+    that we keep ourselves. `url` is where an upstream keeps the file.
     `origin` says for a fact where it comes from when that is not the default (an upstream's
     word for mirrored files, the uploader's for hosted ones): ``computed``, ``first-seen``.
     """
@@ -50,6 +51,7 @@ class DistributionFile:
     yanked: str | None = None
     core_metadata: str | None = field(default=None, validator=optional(matches_re(SHA256)))
     provenance: str | None = None
+    attestations: str | None = field(default=None, validator=optional(matches_re(SHA256)))
     origin: Mapping[str, str] = field(factory=dict)
 
     @property

@@ -1,39 +1,49 @@
-"""The legacy upload API (standards.md §6): from a form to a log entry.
+"""The legacy upload API (devpi-api §6, standards.md §6): from a form to entries of the log.
 
 Order: headers checked → body streamed to disk while hashed → digests, names and metadata
-checked → file and metadata durable in the store → entry committed → answer with its serial. A
-crash between leaves an unreferenced file, never a name without bytes.
+checked → file and metadata durable in the store → entries committed → answer with their serial.
+A crash between leaves an unreferenced file, never a name without bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
-from attrs import define
-from sqlalchemy import Connection
-from twisted.internet.defer import Deferred
+from attrs import define, evolve, frozen
+from twisted.internet.defer import Deferred, gatherResults
 
 from cluster.auth.acl import Principal, require_upload
-from cluster.errors import Conflict, NotFound, TooLarge
-from cluster.files.sink import Digests
+from cluster.errors import TooLarge
 from cluster.files.store import FileStore
-from cluster.log.changes import Change, Kind
-from cluster.model import DistributionFile, HostedIndex
+from cluster.model import DistributionFile
 from cluster.names import IndexName
 from cluster.protocol import SERIAL_HEADER
-from cluster.state import queries
 from cluster.state.database import Database
 from cluster.threads import Runner
 from cluster.web.body import RequestStream
 from cluster.web.identity import Identity
 from cluster.web.replies import Reply, text_reply
 from cluster.web.request import NodeRequest
-from primary.uploadchecks import Inspected, check_digests, inspect
-from primary.uploadform import UploadForm, boundary_of
-from primary.writer import Writer, timestamp
+from cluster.web.stages import stage_of
+from primary.attestations import provenance_of
+from primary.releasemetadata import metadata_of_form
+from primary.uploadchecks import check_digests, check_docs, inspect, named_release
+from primary.uploadform import Action, Form, action_of, form_of
+from primary.uploadrules import Upload, docs_uploaded, file_uploaded, hosted, submitted
+from primary.writer import Decide, Writer, timestamp
 
 MAX_UPLOAD_BYTES = 16 << 30
+_ANONYMOUS: Final = ":anonymous:"
+
+
+@frozen
+class _Prepared:
+    """An upload whose bytes are durable; `what` names it for people."""
+
+    what: str
+    decide: Decide
 
 
 @define
@@ -52,9 +62,7 @@ class Uploads:
 
         Raises NotFound, AuthenticationRequired, Forbidden.
         """
-        found = await self._database.read(lambda c: queries.index_or_404(c, index))
-        if not isinstance(found, HostedIndex):
-            raise NotFound(f"cannot submit to mirror index {index}")
+        found = await self._database.read(lambda c: hosted(c, index))
         who = await self._identity.user(request)
         require_upload(who, found)
         return who
@@ -63,63 +71,88 @@ class Uploads:
         """Take one upload; raises what is wrong with it."""
         if stream.length is not None and stream.length > MAX_UPLOAD_BYTES:
             raise TooLarge(f"uploads have at most {MAX_UPLOAD_BYTES} bytes")
-        boundary = boundary_of(request.header("Content-Type"))
-        who = await self.admit(request, index)
-        form = UploadForm(boundary, self._store, MAX_UPLOAD_BYTES, stream)
+        form = form_of(request.header("Content-Type"), self._store, MAX_UPLOAD_BYTES, stream)
+        who, stage = await self.admit(request, index), stage_of(request)
         try:
             try:
                 await stream.deliver(form)
             finally:
                 form.check()
-            content = form.finish()
-            digests = await content.sink.finish()
-            check_digests(form.fields, digests)
-            inspected = await self._inspectors.run(
-                inspect, content.sink.path, content.filename, form.fields
-            )
-            metadata = Deferred.fromCoroutine(self._keep_metadata(inspected))
-            try:
-                await self._store.add(content.sink)
-            finally:
-                core_metadata = await metadata
+            form.finish()
+            upload = Upload(index, who, self._now(), stage)
+            prepared = await self._prepared(form, upload)
         finally:
             await form.abort()
-        file = self._described(inspected, content.filename, digests, core_metadata)
-        actor = who.name or ":anonymous:"
-        written = await self._writer.write(actor, lambda c: self._decide(c, index, inspected, file))
-        text = f"{file.filename} is on {index}" if written.changed else (
-            f"{file.filename} was on {index} already, with the same bytes"
+        written = await self._writer.write(who.name or _ANONYMOUS, prepared.decide)
+        headers = {SERIAL_HEADER: str(written.serial)}
+        if not written.changed:
+            text = f"{prepared.what} was on {index} already, with the same content"
+            return evolve(text_reply(text, headers=headers), reason=text)
+        staged = "" if stage is None else f", in stage {stage}"
+        return text_reply(f"{prepared.what} is on {index}{staged}", headers=headers)
+
+    async def _prepared(self, form: Form, upload: Upload) -> _Prepared:
+        match action_of(form):
+            case Action.SUBMIT:
+                return self._release(form, upload)
+            case Action.DOC_UPLOAD:
+                return await self._docs(form, upload)
+            case Action.FILE_UPLOAD:
+                return await self._file(form, upload)
+
+    def _release(self, form: Form, upload: Upload) -> _Prepared:
+        name, project, version = named_release(form.fields)
+        metadata = metadata_of_form(form.fields, name, version)
+        return _Prepared(
+            f"{name} {version}", lambda c: submitted(c, upload, project, metadata)
         )  # fmt: skip
-        return text_reply(text, headers={SERIAL_HEADER: str(written.serial)})
 
-    async def _keep_metadata(self, inspected: Inspected) -> str | None:
-        if inspected.metadata is None:
-            return None
-        return (await self._store.add_bytes(inspected.metadata)).sha256
+    async def _docs(self, form: Form, upload: Upload) -> _Prepared:
+        content = form.content()
+        name, project, version = named_release(form.fields, version_needed=False)
+        digests = await content.sink.finish()
+        await self._inspectors.run(check_docs, content.sink.path, content.filename)
+        await self._store.add(content.sink)
+        facts = {"sha256": digests.sha256, "size": digests.size}
+        named = {"name": name, "version": version}
+        return _Prepared(
+            f"documentation of {name} {version}".strip(),
+            lambda c: docs_uploaded(c, upload, project, named, facts),
+        )
 
-    def _described(
-        self, inspected: Inspected, filename: str, digests: Digests, core_metadata: str | None
-    ) -> DistributionFile:
-        return DistributionFile(
-            filename,
+    async def _file(self, form: Form, upload: Upload) -> _Prepared:
+        content = form.content()
+        digests = await content.sink.finish()
+        check_digests(form.fields, digests)
+        provenance = provenance_of(form.fields)
+        inspected = await self._inspectors.run(
+            inspect, content.sink.path, content.filename, form.fields
+        )
+        metadata = metadata_of_form(form.fields, inspected.name, inspected.version)
+        core_metadata, attestations = await self._kept(form, inspected.metadata, provenance)
+        file = DistributionFile(
+            content.filename,
             version=inspected.version,
             hashes={"sha256": digests.sha256},
             size=digests.size,
             requires_python=inspected.requires_python,
-            upload_time=timestamp(self._now()),
+            upload_time=timestamp(upload.when),
             core_metadata=core_metadata,
+            attestations=attestations,
         )
-
-    def _decide(
-        self, connection: Connection, index: IndexName, inspected: Inspected, file: DistributionFile
-    ) -> list[Change]:
-        if not isinstance(queries.index(connection, index), HostedIndex):
-            raise NotFound(f"The stage {index} could not be found.")
         project = inspected.project
-        known = queries.file_by_name(connection, index, project, file.filename)
-        if known is not None and known.sha256 == file.sha256:
-            return []
-        if known is not None:
-            raise Conflict(f"File already exists: {file.filename} on {index} has other bytes")
-        where = {"index": index, "project": project, "name": inspected.name}
-        return [Change(Kind.FILE_ADDED, {**where, "file": file.to_json()})]
+        return _Prepared(
+            file.filename, lambda c: file_uploaded(c, upload, project, metadata, file)
+        )  # fmt: skip
+
+    async def _kept(self, form: Form, *blobs: bytes | None) -> list[str | None]:
+        """Make the uploaded file and what belongs to it durable, all at once."""
+        work = [Deferred.fromCoroutine(self._keep(blob)) for blob in blobs]
+        try:
+            await self._store.add(form.content().sink)
+        finally:
+            kept = await gatherResults(work, consumeErrors=True)
+        return list(kept)
+
+    async def _keep(self, blob: bytes | None) -> str | None:
+        return None if blob is None else (await self._store.add_bytes(blob)).sha256

@@ -7,11 +7,15 @@ member, with bounds (security.md T5, T6). All of it blocks: run it in a thread.
 from __future__ import annotations
 
 import hmac
+import io
 import lzma
+import os
 import re
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
@@ -34,6 +38,8 @@ from primary.uploadform import Fields
 
 _MAX_MEMBERS = 20_000
 _MAX_METADATA_BYTES = 10 << 20
+_MAX_DIRECTORY_BYTES = 32 << 20
+_MAX_DOCS_BYTES = 8 << 30
 # Only these unpack in steps as small as one asks for: of others a kilobyte can fill the memory.
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _FILENAME = re.compile(r"[\w.+!-]+", re.ASCII)
@@ -95,6 +101,56 @@ def inspect(path: Path, filename: str, fields: Fields) -> Inspected:
     )
 
 
+def named_release(fields: Fields, version_needed: bool = True) -> tuple[str, NormalizedName, str]:
+    """The name, normalized name and version in a form; an empty version where none is needed.
+
+    Raises InvalidRequest.
+    """
+    name, version = ((fields.get(key) or [""])[0].strip() for key in ("name", "version"))
+    project = project_name(name)
+    if not version and not version_needed:
+        return name, project, ""
+    return name, project, str(_version(version, "the form"))
+
+
+def check_docs(path: Path, filename: str) -> None:
+    """Whether documentation is a zip file that can be served member by member.
+
+    Raises InvalidRequest for anything that would leave a folder, fill a memory or needs a
+    password.
+    """
+    try:
+        with open_zip(path) as archive:
+            members = archive.infolist()
+            _check_members([member.filename for member in members], filename)
+            if sum(member.file_size for member in members) > _MAX_DOCS_BYTES:
+                raise InvalidRequest(f"{filename} unpacks to more than {_MAX_DOCS_BYTES} bytes")
+            for member in members:
+                if member.flag_bits & 1:
+                    raise InvalidRequest(f"{filename} has an encrypted member")
+                if member.compress_type not in _PACKINGS:
+                    raise InvalidRequest(f"{filename} is packed by neither deflate nor nothing")
+    except _BROKEN_ARCHIVE as error:
+        raise InvalidRequest(f"{filename} is not a whole zip file: {error}") from None
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip file of which no piece that fills the memory is read."""
+    with _Sparing(path) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+class _Sparing(io.FileIO):
+    # zipfile reads the whole directory of an archive at once, whatever size it claims.
+    def read(self, size: int | None = -1, /) -> bytes:
+        rest = os.fstat(self.fileno()).st_size - self.tell()
+        wanted = rest if size is None or size < 0 else min(size, rest)
+        if wanted > _MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile("its directory is too large")
+        return super().read(wanted) or b""
+
+
 def _from_filename(filename: str) -> tuple[NormalizedName, Version]:
     if not is_filename(filename) or not _FILENAME.fullmatch(filename):
         raise InvalidRequest(f"{filename!r} cannot be the name of a distribution file")
@@ -119,7 +175,7 @@ def _version(text: str, where: str) -> Version:
 def read_wheel_metadata(path: Path, filename: str) -> bytes:
     """The METADATA of a wheel; raises InvalidRequest for an archive that is not plain and clear."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = [member.filename for member in archive.infolist()]
             _check_members(names, filename)
             found = [n for n in names if n.endswith(".dist-info/METADATA") and n.count("/") == 1]
@@ -148,7 +204,7 @@ def _tar_pkg_info(path: Path, filename: str) -> bytes:
 
 
 def _zip_pkg_info(path: Path, filename: str) -> bytes:
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         names = [member.filename for member in archive.infolist()]
         _check_members(names, filename)
         for name in names:
@@ -180,5 +236,5 @@ def _check_members(names: list[str], filename: str) -> None:
     if len(set(names)) != len(names):
         raise InvalidRequest(f"{filename} has two members of one name")
     for name in names:
-        if name.startswith(("/", "\\")) or ".." in name.split("/"):
+        if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
             raise InvalidRequest(f"{filename} has a member outside its own folder: {name!r}")

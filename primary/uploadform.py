@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from enum import StrEnum
+from typing import Protocol
+from urllib.parse import parse_qsl
 
 from attrs import define, field, frozen
 from multipart import MultipartError, PushMultipartParser, parse_options_header
 
-from cluster.errors import Gone, InvalidRequest, TooLarge
+from cluster.errors import InvalidRequest, TooLarge
 from cluster.files.sink import HashingSink
 from cluster.files.store import FileStore
 from cluster.web.body import RequestStream
@@ -21,6 +24,14 @@ _MAX_SEGMENTS = 4_000
 _HASHES = ("md5", "blake2b_256")
 
 
+class Action(StrEnum):
+    """What an upload's field ``:action`` asks for (devpi-api §6)."""
+
+    SUBMIT = "submit"
+    FILE_UPLOAD = "file_upload"
+    DOC_UPLOAD = "doc_upload"
+
+
 @frozen
 class Content:
     """The uploaded file: its name, and its bytes in a temporary file."""
@@ -29,12 +40,92 @@ class Content:
     sink: HashingSink
 
 
-def boundary_of(content_type: str | None) -> str:
-    """The boundary of a multipart/form-data body; raises InvalidRequest."""
+class Form(Protocol):
+    """What came with an upload."""
+
+    @property
+    def fields(self) -> Fields:
+        """All fields but the file."""
+
+    def write(self, data: bytes) -> None:
+        """Take bytes of the body; after an error the rest is dropped."""
+
+    def check(self) -> None:
+        """Raise what was wrong with the form so far."""
+
+    def finish(self) -> None:
+        """The body is whole; raises what was wrong with it."""
+
+    def content(self) -> Content:
+        """The file in it; raises InvalidRequest when there is none."""
+
+    async def abort(self) -> None:
+        """Remove what is on disk, unless it was added to the store."""
+
+
+def action_of(form: Form) -> Action:
+    """What the form asks for; raises InvalidRequest."""
+    said = form.fields.get(":action", [""])[0]
+    if not said:
+        raise InvalidRequest("the field :action is missing")
+    try:
+        return Action(said)
+    except ValueError:
+        raise InvalidRequest(f"unknown :action {said!r}: send file_upload") from None
+
+
+def form_of(
+    content_type: str | None, store: FileStore, limit_bytes: int, stream: RequestStream
+) -> Form:
+    """A consumer for a body of this type; raises InvalidRequest for one that is not a form."""
     media_type, options = parse_options_header(content_type or "")
+    if media_type == "application/x-www-form-urlencoded":
+        return FieldsForm(stream)
     if media_type != "multipart/form-data" or not options.get("boundary"):
         raise InvalidRequest("an upload is a multipart/form-data form")
-    return str(options["boundary"])
+    return UploadForm(str(options["boundary"]), store, limit_bytes, stream)
+
+
+@define(eq=False)
+class FieldsForm:
+    """A form without a file, as clients send it with ``:action=submit``."""
+
+    _stream: RequestStream
+    fields: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
+    _body: bytearray = field(factory=bytearray)
+    _error: Exception | None = None
+
+    def write(self, data: bytes) -> None:
+        """Take bytes of the body."""
+        self._body += data
+        if len(self._body) > _MAX_FIELD_BYTES and self._error is None:
+            self._error = TooLarge(f"the fields of a form have at most {_MAX_FIELD_BYTES} bytes")
+            self._stream.abandon()
+
+    def check(self) -> None:
+        """Raise TooLarge when it was too much."""
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> None:
+        """Read the fields; raises InvalidRequest."""
+        self.check()
+        try:
+            pairs = parse_qsl(
+                self._body.decode("ascii"), keep_blank_values=True, errors="strict",
+                max_num_fields=_MAX_SEGMENTS,
+            )  # fmt: skip
+        except ValueError:
+            raise InvalidRequest("the form is broken: it is not URL-encoded UTF-8") from None
+        for name, value in pairs:
+            self.fields[name].append(value)
+
+    def content(self) -> Content:
+        """There is none."""
+        raise InvalidRequest("the form has no file in its field 'content'")
+
+    async def abort(self) -> None:
+        """Nothing is on disk."""
 
 
 @define(eq=False)
@@ -85,18 +176,16 @@ class UploadForm:
         if self._error is not None:
             raise self._error
 
-    def finish(self) -> Content:
+    def finish(self) -> None:
         """The body is whole; raises what was wrong with it."""
         self.check()
         try:
             self._parser.close()
         except MultipartError as error:
             raise InvalidRequest(f"the form is broken: {error}") from None
-        action = self.fields.get(":action", [""])[0]
-        if action in ("submit", "doc_upload"):
-            raise Gone(f":action={action} is not supported here")
-        if action != "file_upload":
-            raise InvalidRequest(f"unknown :action {action!r}: send file_upload")
+
+    def content(self) -> Content:
+        """The file in it; raises InvalidRequest when there is none."""
         if self._content is None:
             raise InvalidRequest("the form has no file in its field 'content'")
         return self._content

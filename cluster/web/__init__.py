@@ -17,6 +17,8 @@ legacy    the legacy JSON documents of projects and releases
 search    /+search
 xmlrpc    pip search and what old mirrors ask; calls and lists are in xmlcalls and xmllists
 uploadtarget  which requests are uploads
+provenance    what came with files by PEP 740
+stages        uploads that wait to be published together
 log       checkpoint and tiles
 status    /+status and /+ready
 routes    the routes that both kinds of node have

@@ -100,6 +100,14 @@ class Files:
             facts = evolve(facts, cache_control="private, no-store" if is_private else "max-age=60")
         await send_transfer(request, transfer, self._store.threads, facts)
 
+    async def send(self, request: NodeRequest, located: LocatedFile, facts: FileFacts) -> None:
+        """Answer with a file whose sha256 is known; raises UpstreamError when nobody has it."""
+        if await self._store.size_of(facts.sha256 or "") is not None:
+            await send_stored(request, self._store, facts)
+            return
+        transfer = self.fetch(located, request.path.decode("ascii"))
+        await send_transfer(request, transfer, self._store.threads, facts)
+
     async def _read(self, sha256: str) -> bytes:
         return await self._store.threads.run(self._store.path(sha256).read_bytes)
 

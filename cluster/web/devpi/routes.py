@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import define
 from klein import Klein
 
-from cluster.web import finding
+from cluster.web import finding, provenance, stages
 from cluster.web.devpi import discovery, indexes, projects, users
 from cluster.web.devpi.discovery import Discovery
 from cluster.web.devpi.indexes import IndexPages
@@ -29,5 +29,5 @@ class DevpiWeb(NodeWeb):
 def add_read_routes(app: Klein) -> None:
     """Register what both kinds of node serve."""
     add_common_routes(app)
-    for module in (discovery, users, indexes, projects, finding):
+    for module in (discovery, users, indexes, projects, finding, provenance, stages):
         module.add_routes(app)

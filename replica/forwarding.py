@@ -97,7 +97,7 @@ class Forwarding:
     async def _relayed(self, response: Any, body: bytes) -> Reply:
         self._primary_answered()
         serial = first(response, SERIAL_HEADER) or ""
-        if response.code < 300 and serial.isdigit():
+        if response.code < 400 and serial.isdigit():
             await self._position.reached(int(serial), _APPLY_SECONDS)
         values = {name: first(response, name) for name in _PASSED_BACK}
         headers = {name: value for name, value in values.items() if value is not None}

@@ -122,11 +122,16 @@ def _unbury(connection: Connection, entry: Entry, file: Mapping[str, Any]) -> No
 
 
 def file_removed(connection: Connection, entry: Entry, touched: Touched) -> None:
-    """A file goes; the last of its version takes the release along."""
+    """A file goes; the last of its version takes the release along.
+
+    It may also be a documentation zip or a test result: they stand beside the files.
+    """
     filename = entry.payload["filename"]
     version = versions_of_files(connection, entry).get(filename)
     touch_project(connection, entry, touched)
     _drop_files(connection, entry, [filename])
+    for table, name in ((schema.docs, "filename"), (schema.toxresults, "result")):
+        _drop_named(connection, entry, table, name)
     left = versions_of_files(connection, entry).values()
     if version is not None and not any(_same(other, version) for other in left):
         _drop_release(connection, entry, display_version(version))
@@ -251,6 +256,13 @@ def _drop_files(connection: Connection, entry: Entry, filenames: list[str]) -> N
 
 def _delete_of_file(connection: Connection, entry: Entry, table: Table, filename: str) -> None:
     connection.execute(delete(table).where(*of_project(table, entry), table.c.filename == filename))
+
+
+def _drop_named(connection: Connection, entry: Entry, table: Table, name: str) -> None:
+    where = (*of_project(table, entry), table.c[name] == entry.payload["filename"])
+    gone = connection.execute(select(table.c.link, table.c[name]).where(*where))
+    bury(connection, entry, [(row[0], row[1]) for row in gone])
+    connection.execute(delete(table).where(*where))
 
 
 def _drop_docs(connection: Connection, entry: Entry, version: str | None) -> None:

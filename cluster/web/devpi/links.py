@@ -115,8 +115,8 @@ class _Releases:
             link["yanked"] = file.yanked
         release = self._release(file.version)
         release["+links"].append(link)
-        if file.requires_python:
-            release.setdefault("requires_python", file.requires_python)
+        if file.requires_python and not release.get("requires_python"):
+            release["requires_python"] = file.requires_python
         self._files[file.filename] = file.version, href
 
     def add_docs(self, docs: HeldDocs) -> None:

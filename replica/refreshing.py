@@ -18,6 +18,7 @@ from cluster.upstream.client import Page, UpstreamClient
 from cluster.upstream.health import UpstreamHealth
 from cluster.upstream.ondemand import MirrorAnswer, absent, failure
 from cluster.upstream.parse import parse_project
+from cluster.upstream.urls import project_url
 from replica.follower import Follower
 from replica.following import Unreachable
 from replica.primary_client import Answer, PrimaryClient
@@ -50,7 +51,7 @@ class PrimaryRefresher:
             try:
                 answer = await self._client.refresh(index.name, project)
                 if await self._position.reached(answer.serial, _APPLY_SECONDS):
-                    return MirrorAnswer(self._said(answer, known))
+                    return MirrorAnswer(self._said(answer, index, project, known))
                 # What the primary found is not here yet: to say "found" now would be a 404.
                 error = Unavailable(f"this replica has not applied serial {answer.serial} yet")
             except PymirrorError as refused:
@@ -61,7 +62,9 @@ class PrimaryRefresher:
             return MirrorAnswer(failure(known, self._now(), str(error)))
         return await self._directly(index, normalize(project), known)
 
-    def _said(self, answer: Answer, known: Freshness | None) -> Freshness:
+    def _said(
+        self, answer: Answer, index: MirrorIndex, project: str, known: Freshness | None
+    ) -> Freshness:
         said, now = answer.json(), self._now()
         try:
             age = float(said["age_seconds"])
@@ -70,6 +73,7 @@ class PrimaryRefresher:
                 Outcome(said["outcome"]),
                 checked_at=now - age,
                 succeeded_at=None if success is None else now - float(success),
+                url=index.mirror_url and project_url(index.mirror_url, project),
                 error=said.get("error"),
             )
         except (KeyError, TypeError, ValueError) as error:

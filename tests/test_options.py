@@ -272,12 +272,13 @@ def test_free_options_pass_through() -> None:
     ],
 )  # fmt: skip
 def test_passwords_leave_urls(kind: str, key: str, secret: str, clean: str, carries: str) -> None:
-    """A URL's user and password become a secret; a URL that comes without them loses it."""
+    """A URL's user and password become a secret; another URL that comes without them loses it."""
     parsed = parse_options(NAME, {"type": kind, key: carries})
     assert parsed.secrets == {secret: "ann:p@ss:word"}
     assert to_options(parsed.index)[key] == shown_options(parsed.index)[key] == clean
     assert not any(part in repr(parsed.index) for part in ("ann:", "p@ss", "p%40ss"))
-    assert patch(parsed, {key: clean}) == Parsed(parsed.index, {})
+    assert patch(parsed, {key: clean}) == parsed
+    assert patch(parsed, {key: clean.replace("https://", "https://other.")}).secrets == {}
     assert patch(parsed, [f"{key}-="]).secrets == {}
     bare = patch(parsed, {key: clean.replace("https://", "https://only@")})
     assert bare.secrets == {secret: "only:"}

@@ -113,9 +113,9 @@ def patch_options(
 ) -> Parsed:
     """Check the JSON body of ``PATCH /<user>/<index>`` and change the index.
 
-    `secrets` are those of the index as it is. A URL that is given without a password loses the
-    one it had, so that none is sent to another host. Nothing changed if the result's `index` and
-    `secrets` equal what was given. Raises InvalidRequest.
+    `secrets` are those of the index as it is. Another URL that is given without a password loses
+    the one that the old one had, so that none is sent to another host. Nothing changed if the
+    result's `index` and `secrets` equal what was given. Raises InvalidRequest.
     """
     return _changed(evolve(current, name=name), secrets, operations(patch))
 
@@ -168,8 +168,10 @@ def _set(step: Operation, by: Check, values: dict[str, Any], secrets: dict[str, 
     if step.key == secret:
         secrets[secret] = checked
     elif secret is not None:
+        before = values.get(step.key)
         values[step.key], credentials = checked
-        secrets.pop(secret, None)
+        if values[step.key] != before:
+            secrets.pop(secret, None)
         if credentials is not None:
             secrets[secret] = credentials
     else:

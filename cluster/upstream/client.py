@@ -6,7 +6,6 @@ import re
 import zlib
 from collections.abc import Mapping
 from typing import Protocol
-from urllib.parse import quote
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
@@ -24,6 +23,7 @@ from cluster.model import MirrorIndex
 from cluster.names import NormalizedName
 from cluster.state.freshness import Freshness
 from cluster.upstream.credentials import UpstreamCredentials
+from cluster.upstream.urls import project_url
 from cluster.version import __version__
 
 USER_AGENT = f"pymirror/{__version__}"
@@ -91,7 +91,7 @@ class UpstreamClient:
         """
         if index.mirror_url is None:
             return Absent()
-        url = f"{index.mirror_url.rstrip('/')}/{quote(project)}/"
+        url = project_url(index.mirror_url, project)
         body = _Collected()
         answer = await self._fetch(index, url, known, body, MAX_PAGE_BYTES, PAGE_SECONDS)
         if not isinstance(answer, Page):
@@ -104,7 +104,7 @@ class UpstreamClient:
         """Stream the upstream's project list into a sink; the page returned has no body."""
         if index.mirror_url is None:
             return Absent()
-        url = f"{index.mirror_url.rstrip('/')}/"
+        url = project_url(index.mirror_url, "")
         return await self._fetch(index, url, known, sink, MAX_LIST_BYTES, LIST_SECONDS)
 
     async def _fetch(

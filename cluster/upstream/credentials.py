@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 import orjson
 from attrs import define, field
@@ -13,14 +12,9 @@ from twisted.logger import Logger
 from cluster.durable import SecretBlobs
 from cluster.model import MirrorIndex
 from cluster.threads import Runner
+from cluster.upstream.urls import origin
 
 _MOST = 100
-
-
-def origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port (RFC 6454): what may see a password."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 @define

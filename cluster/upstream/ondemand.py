@@ -22,6 +22,7 @@ from cluster.state import freshness
 from cluster.state.database import Database
 from cluster.state.freshness import Freshness, Outcome
 from cluster.upstream.parse import ParsedProject
+from cluster.upstream.urls import project_url
 
 ABSENT_SECONDS = 60.0
 ERROR_SECONDS = 10.0
@@ -69,7 +70,7 @@ class OnDemand:
         if index.mirror_url is None:
             return MirrorAnswer(Freshness(Outcome.ABSENT, self._now()))
         known = await self._local.read(lambda c: freshness.get(c, index.name, project))
-        if known is not None:
+        if known is not None and _is_of(known, index.mirror_url):
             if known.age(self._now()) < expiry(index, known):
                 return MirrorAnswer(known)
             if self._may_be_served(index, known):
@@ -128,6 +129,11 @@ class OnDemand:
             if self._absent_seen % _FORGET_ABSENT_EVERY == 0:
                 moment = self._now() - _FORGET_ABSENT_SECONDS
                 await self._local.write(lambda c: freshness.forget_absent_before(c, moment))
+
+
+def _is_of(known: Freshness, mirror_url: str) -> bool:
+    """Whether an answer is of the upstream that is set now, as far as is known."""
+    return known.url is None or known.url.startswith(project_url(mirror_url, ""))
 
 
 def _patience(project: str, known: Freshness | None) -> float:

@@ -91,7 +91,7 @@ def _run(console: Console, dump: Dump, target: Target) -> tuple[Tally, BrokenOff
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("importing")
-        work = Import(dump, survey, target, lambda: bar.advance(task))
+        work = Import(dump, survey, target, lambda number: bar.advance(task, number))
         bar.update(task, total=work.total)
         try:
             return work.run(), None

@@ -28,6 +28,14 @@ _PIECE = 1 << 20
 
 
 @frozen
+class DumpedUser:
+    """A user of the dump with devpi's keys, password hash included."""
+
+    name: str
+    config: Mapping[str, Any]
+
+
+@frozen
 class DumpedIndex:
     """An index of the dump: its name and what devpi calls its indexconfig."""
 
@@ -80,17 +88,17 @@ class DumpedFile:
 
 
 Record = DumpedProject | DumpedRelease | DumpedFile
+Thing = DumpedUser | DumpedIndex | Record
 
 
 @frozen
 class Survey:
     """What a first reading of a dump tells: all but the metadata of releases and the files.
 
-    `users` have devpi's keys, password hashes included. `counts` are of projects, releases and
-    each kind of file.
+    `counts` are of projects, releases and each kind of file.
     """
 
-    users: Mapping[str, Mapping[str, Any]]
+    users: Mapping[str, DumpedUser]
     indexes: Mapping[str, DumpedIndex]
     counts: Mapping[str, int]
     server: str
@@ -104,13 +112,13 @@ class Dump:
 
     def survey(self) -> Survey:
         """Read the dump's index once; the files are not looked at."""
-        users: dict[str, Any] = {}
+        users: dict[str, DumpedUser] = {}
         indexes: dict[str, DumpedIndex] = {}
         counts: Counter[str] = Counter()
         other: dict[str, Any] = {}
         for name, value in self._values():
             if name == "users":
-                users.update(value)
+                users = {user: DumpedUser(user, config) for user, config in value.items()}
             elif isinstance(value, DumpedIndex):
                 indexes[value.name] = value
             elif isinstance(value, DumpedFile):

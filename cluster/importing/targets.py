@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from attrs import define, field, frozen
 
@@ -14,43 +14,36 @@ from cluster.importing.dump import (
     Dump,
     DumpedFile,
     DumpedIndex,
-    DumpedProject,
     DumpedRelease,
+    DumpedUser,
+    Thing,
 )
 from cluster.importing.options import take_options
 from cluster.importing.upload import PrimaryClient
 from cluster.names import index_name, is_filename, project_name
 
-_PASSWORD_KEYS = ("password", "pwhash", "pwsalt")
-_NOT_OPTIONS = (*_PASSWORD_KEYS, "username", "indexes")
+_NOT_OPTIONS: Final = ("password", "pwhash", "pwsalt", "username", "indexes")
+_WANTED: Final = "wanted"
 
 
 @frozen
 class Outcome:
-    """What became of one thing: new there or not, what to know about it, what of it is lost."""
+    """What became of one thing: whether it was new, what to know about it, what of it is lost.
+
+    `refused` is why nothing of it was taken, None if it was.
+    """
 
     is_new: bool = True
     notes: Sequence[str] = ()
     problems: Sequence[str] = ()
+    refused: str | None = None
 
 
 class Target(Protocol):
-    """Takes one thing at a time; raises InvalidRequest for what cannot be taken."""
+    """Takes things that do not need each other; raises BrokenOff when it takes no more."""
 
-    def user(self, name: str, config: Mapping[str, Any]) -> Outcome:
-        """A user, with devpi's keys."""
-
-    def index(self, index: DumpedIndex) -> Outcome:
-        """An index."""
-
-    def project(self, project: DumpedProject) -> Outcome:
-        """A project's name."""
-
-    def release(self, release: DumpedRelease) -> Outcome:
-        """A release's metadata."""
-
-    def file(self, file: DumpedFile) -> Outcome:
-        """A file of any kind, with its bytes."""
+    def take(self, things: Sequence[Thing]) -> Sequence[Outcome]:
+        """What became of each."""
 
 
 @define
@@ -60,52 +53,68 @@ class RunningPrimary:
     _client: PrimaryClient
     _dump: Dump
 
-    def user(self, name: str, config: Mapping[str, Any]) -> Outcome:
-        """See `Target`."""
-        options = {k: v for k, v in config.items() if k not in _NOT_OPTIONS}
-        hashes = {k: config[k] for k in ("pwhash", "pwsalt") if config.get(k)}
-        return self._put("user", {"user": name, "options": options, **hashes})
+    def take(self, things: Sequence[Thing]) -> list[Outcome]:
+        """See `Target`. A file's bytes are sent only if the primary does not have them."""
+        bodies: dict[int, Mapping[str, Any]] = {}
+        outcomes: dict[int, Outcome] = {}
+        for number, thing in enumerate(things):
+            try:
+                bodies[number] = body_of(thing, self._dump)
+            except InvalidRequest as error:
+                outcomes[number] = Outcome(refused=str(error))
+        wanted = self._send(bodies, outcomes)
+        for number in wanted:
+            thing = things[number]
+            assert isinstance(thing, DumpedFile)  # noqa: S101 (others have no bytes)
+            try:
+                self._client.put_bytes(self._dump.open_path(thing), bodies[number]["sha256"])
+            except InvalidRequest as error:
+                outcomes[number] = Outcome(refused=str(error))
+        sent = {number: bodies[number] for number in wanted if number not in outcomes}
+        for number in self._send(sent, outcomes):
+            outcomes[number] = Outcome(refused="the primary has lost its bytes")
+        return [outcomes[number] for number in range(len(things))]
 
-    def index(self, index: DumpedIndex) -> Outcome:
-        """See `Target`."""
-        return self._put("index", {"index": index.name, "options": index.options})
+    def _send(
+        self, bodies: Mapping[int, Mapping[str, Any]], outcomes: dict[int, Outcome]
+    ) -> list[int]:
+        """Fill in the outcomes; returns the numbers of the files whose bytes are wanted."""
+        results = self._client.put_things(list(bodies.values())) if bodies else []
+        wanted = []
+        for number, result in zip(bodies, results, strict=True):
+            if result["outcome"] == _WANTED:
+                wanted.append(number)
+            elif result["outcome"] == "refused":
+                outcomes[number] = Outcome(refused=result["message"])
+            else:
+                is_new = result["outcome"] == "imported"
+                outcomes[number] = Outcome(is_new, result["notes"], result["problems"])
+        return wanted
 
-    def project(self, project: DumpedProject) -> Outcome:
-        """See `Target`."""
-        return self._put("project", {"index": project.index, "name": project.name})
 
-    def release(self, release: DumpedRelease) -> Outcome:
-        """See `Target`."""
-        body = {
-            "index": release.index,
-            "name": release.metadata["name"],
-            "version": release.version,
-            "metadata": release.metadata,
-        }
-        return self._put("release", body)
-
-    def file(self, file: DumpedFile) -> Outcome:
-        """See `Target`. The bytes are sent only if the primary does not have them."""
-        path = self._dump.open_path(file)
-        sha256 = file.hashes.get("sha256", "").lower() or self._dump.verify(file)[0]
-        body = {
-            "kind": file.kind, "index": file.index, "project": file.project,
-            "version": file.version, "filename": file.filename, "sha256": sha256,
-            "upload_time": file.upload_time, "log": file.log, "tested": file.tested,
-            "url": file.url,
+def body_of(thing: Thing, dump: Dump) -> dict[str, Any]:
+    """What the primary is told of a thing; raises InvalidRequest for a file that is not there."""
+    if isinstance(thing, DumpedUser):
+        options = {k: v for k, v in thing.config.items() if k not in _NOT_OPTIONS}
+        hashes = {k: thing.config[k] for k in ("pwhash", "pwsalt") if thing.config.get(k)}
+        return {"what": "user", "user": thing.name, "options": options, **hashes}
+    if isinstance(thing, DumpedIndex):
+        return {"what": "index", "index": thing.name, "options": thing.options}
+    if isinstance(thing, DumpedRelease):
+        return {
+            "what": "release", "index": thing.index, "name": thing.metadata["name"],
+            "version": thing.version, "metadata": thing.metadata,
         }  # fmt: skip
-        outcome = self._client.put_json("file", body)
-        if outcome["outcome"] == "wanted":
-            self._client.put_bytes(path, sha256)
-            outcome = self._client.put_json("file", body)
-        return _outcome(outcome)
-
-    def _put(self, what: str, body: Mapping[str, Any]) -> Outcome:
-        return _outcome(self._client.put_json(what, body))
-
-
-def _outcome(result: Mapping[str, Any]) -> Outcome:
-    return Outcome(result["outcome"] == "imported", result["notes"], result["problems"])
+    if not isinstance(thing, DumpedFile):
+        return {"what": "project", "index": thing.index, "name": thing.name}
+    dump.open_path(thing)
+    sha256 = thing.hashes.get("sha256", "").lower() or dump.verify(thing)[0]
+    return {
+        "what": "file", "kind": thing.kind, "index": thing.index, "project": thing.project,
+        "version": thing.version, "filename": thing.filename, "sha256": sha256,
+        "upload_time": thing.upload_time, "log": thing.log, "tested": thing.tested,
+        "url": thing.url,
+    }  # fmt: skip
 
 
 @define
@@ -117,37 +126,35 @@ class DryRun:
     _files: set[tuple[str, str]] = field(factory=set)
     _files_of: str = ""
 
-    def user(self, name: str, config: Mapping[str, Any]) -> Outcome:
+    def take(self, things: Sequence[Thing]) -> list[Outcome]:
         """See `Target`."""
-        index_name(name, "any")
-        try:
-            stored = from_devpi(config.get("pwhash"), config.get("pwsalt"))
-        except ValueError as error:
-            raise InvalidRequest(f"its password hash cannot be used: {error}") from None
-        return Outcome(notes=["has no password in the dump"] if stored == LOCKED else [])
+        outcomes = []
+        for thing in things:
+            try:
+                outcomes.append(self._check(thing))
+            except InvalidRequest as error:
+                outcomes.append(Outcome(refused=str(error)))
+        return outcomes
 
-    def index(self, index: DumpedIndex) -> Outcome:
-        """See `Target`."""
-        user, _, name = index.name.partition("/")
-        taken = take_options(index_name(user, name), index.options)
-        self._known.add(index.name)
-        return Outcome(True, taken.notes, taken.problems)
-
-    def project(self, project: DumpedProject) -> Outcome:
-        """See `Target`."""
-        self._check_index(project.index)
-        project_name(project.name)
+    def _check(self, thing: Thing) -> Outcome:
+        if isinstance(thing, DumpedUser):
+            return _check_user(thing)
+        if isinstance(thing, DumpedIndex):
+            user, _, name = thing.name.partition("/")
+            taken = take_options(index_name(user, name), thing.options)
+            self._known.add(thing.name)
+            return Outcome(True, taken.notes, taken.problems)
+        if thing.index not in self._known:
+            raise InvalidRequest(f"its index {thing.index} is not taken over")
+        if isinstance(thing, DumpedRelease):
+            project_name(str(thing.metadata["name"]))
+        elif isinstance(thing, DumpedFile):
+            self._check_file(thing)
+        else:
+            project_name(thing.name)
         return Outcome()
 
-    def release(self, release: DumpedRelease) -> Outcome:
-        """See `Target`."""
-        self._check_index(release.index)
-        project_name(str(release.metadata["name"]))
-        return Outcome()
-
-    def file(self, file: DumpedFile) -> Outcome:
-        """See `Target`."""
-        self._check_index(file.index)
+    def _check_file(self, file: DumpedFile) -> None:
         project_name(file.project)
         if not file.version:
             raise InvalidRequest("nothing says which version this is")
@@ -160,8 +167,12 @@ class DryRun:
             self._files.add((file.project, file.filename))
         elif (file.project, file.tested or "") not in self._files:
             raise InvalidRequest(f"the file that was tested, {file.tested!r}, is not there")
-        return Outcome()
 
-    def _check_index(self, name: str) -> None:
-        if name not in self._known:
-            raise InvalidRequest(f"the index {name} is not taken over")
+
+def _check_user(user: DumpedUser) -> Outcome:
+    index_name(user.name, "any")
+    try:
+        stored = from_devpi(user.config.get("pwhash"), user.config.get("pwsalt"))
+    except ValueError as error:
+        raise InvalidRequest(f"its password hash cannot be used: {error}") from None
+    return Outcome(notes=["has no password in the dump"] if stored == LOCKED else [])

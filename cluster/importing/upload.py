@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -45,18 +45,18 @@ class PrimaryClient:
         if role == "replica":
             raise BrokenOff(f"{self._url} is a replica: give the URL of its primary")
 
-    def put_json(self, what: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Send one thing; the result that the primary answers.
+    def put_things(self, things: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Send things; what the primary answers for each.
 
-        Raises InvalidRequest with the primary's reason if it refuses, BrokenOff if it does not
-        answer or takes nothing from this user.
+        Raises InvalidRequest with the primary's reason if it refuses all, BrokenOff if it does
+        not answer or takes nothing from this user.
         """
-        data = orjson.dumps(body)
+        data = orjson.dumps({"things": things})
         headers = {"Content-Type": "application/json", "Content-Length": str(len(data))}
-        return dict(self._send("PUT", f"/+import/{what}", headers, lambda: data)["result"])
+        return list(self._send("PUT", "/+import/things", headers, lambda: data)["result"])
 
     def put_bytes(self, path: Path, sha256: str) -> None:
-        """Send a file's bytes; raises as `put_json` does."""
+        """Send a file's bytes; raises as `put_things` does."""
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Length": str(path.stat().st_size),

@@ -1,10 +1,11 @@
-"""PUT /+import/…: what `pymirror import` sends, one thing at a time. For root alone.
+"""PUT /+import/…: what `pymirror import` sends. For root alone.
 
 The checks of uploads do not apply: what devpi had must come over, eggs and odd names included.
 Bytes come first (``/+import/bytes``), then the change that names them; a crash in between leaves
-bytes that nobody asks for. All answers are ``{"type": "import", "result": {"outcome", "notes",
-"problems"}}``; outcome is ``imported``, ``there``, or ``wanted``: send the bytes, then ask again.
-Problems name what of it could not be taken.
+bytes that nobody asks for. Things come many at a time (``/+import/things``: ``{"things": [{"what",
+…}]}``), so that they share one commit. The answer has for each ``{"outcome", …}``: ``imported``
+or ``there`` with ``notes`` and ``problems`` (what of it could not be taken), ``wanted`` (send the
+bytes, then ask again), or ``refused`` with a ``message``.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ import orjson
 from attrs import define, evolve, field
 from klein import Klein
 from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
 
 from cluster.auth.acl import require_root
 from cluster.auth.passwords import LOCKED, from_devpi, matches
 from cluster.durable import SecretBlobs
-from cluster.errors import InvalidRequest, NotFound, TooLarge
+from cluster.errors import InvalidRequest, NotFound, PymirrorError, TooLarge
 from cluster.files.sink import HashingSink
 from cluster.files.store import FileStore
 from cluster.importing.options import take_options
 from cluster.log.changes import Change
 from cluster.model import User
 from cluster.names import index_name, project_name
-from cluster.protocol import SERIAL_HEADER
 from cluster.threads import Runner
 from cluster.web.body import RequestStream
 from cluster.web.identity import Identity
@@ -41,8 +42,10 @@ from primary.upload import MAX_UPLOAD_BYTES
 from primary.writer import Writer
 
 IMPORT_PATH: Final = "/+import"
-MAX_JSON_BYTES: Final = 32 << 20
-"""Of a release's metadata, its README included."""
+MAX_JSON_BYTES: Final = 64 << 20
+"""Of things that come together, READMEs included."""
+
+_NOT_THE_THING: Final = 500
 
 
 @define
@@ -61,19 +64,38 @@ class ImportResource:
         return self.take if mine else None
 
     async def take(self, request: NodeRequest, stream: RequestStream) -> Reply:
-        """Take one thing; raises what is wrong with it, Conflict if another is in its place."""
+        """Take bytes, or a list of things; raises what is wrong with the request as a whole."""
         who = await self._identity.user(request)
         require_root(who, "importing")
-        what = request.path.decode("ascii", "replace").rpartition("/")[2]
+        what = request.path.decode("ascii", "replace").removeprefix(f"{IMPORT_PATH}/")
         if what == "bytes":
             return _reply(await self._bytes(request, stream))
-        takers: Mapping[str, Callable[[str, Body], Awaitable[Reply]]] = {
+        if what != "things":
+            raise NotFound(f"importing takes bytes and things, not {what!r}")
+        things = (await _json(stream)).get("things")
+        if not isinstance(things, list) or not all(isinstance(one, dict) for one in things):
+            raise InvalidRequest("things is not a list of JSON objects")
+        # All at once: the writer commits together what comes together.
+        taken = [Deferred.fromCoroutine(self._one(str(who.name), thing)) for thing in things]
+        results = [await one for one in taken]
+        for failed in (result for result in results if isinstance(result, Exception)):
+            raise failed
+        return _reply(results)
+
+    async def _one(self, actor: str, thing: Body) -> dict[str, Any] | Exception:
+        takers: Mapping[object, Callable[[str, Body], Awaitable[dict[str, Any]]]] = {
             "user": self._user, "index": self._index, "project": self._project,
             "release": self._release, "file": self._file,
         }  # fmt: skip
-        if what not in takers:
-            raise NotFound(f"nothing of kind {what!r} can be imported")
-        return await takers[what](str(who.name), await _json(stream))
+        try:
+            what = text(thing, "what")
+            if what not in takers:
+                raise InvalidRequest(f"nothing of kind {what!r} can be imported")
+            return await takers[what](actor, thing)
+        except Exception as error:
+            if isinstance(error, PymirrorError) and error.status < _NOT_THE_THING:
+                return {"outcome": "refused", "message": str(error)}
+            return error
 
     async def take_empty(self, request: NodeRequest, what: str) -> Reply:
         """A request without a body: the bytes of an empty file, or a mistake."""
@@ -83,12 +105,12 @@ class ImportResource:
         digests = await self._store.add_bytes(b"")
         if digests.sha256 != _wanted(request):
             raise InvalidRequest("send the file's bytes as the body")
-        return _reply("imported")
+        return _reply({"outcome": "imported"})
 
-    async def _bytes(self, request: NodeRequest, stream: RequestStream) -> str:
+    async def _bytes(self, request: NodeRequest, stream: RequestStream) -> dict[str, Any]:
         wanted = _wanted(request)
         if await self._store.size_of(wanted) is not None:
-            return "there"
+            return {"outcome": "there"}
         if (stream.length or 0) > MAX_UPLOAD_BYTES:
             raise TooLarge(f"files have at most {MAX_UPLOAD_BYTES} bytes")
         sink = self._store.new_sink()
@@ -101,9 +123,9 @@ class ImportResource:
             await self._store.add(sink)
         finally:
             await sink.abort()
-        return "imported"
+        return {"outcome": "imported"}
 
-    async def _user(self, actor: str, body: Body) -> Reply:
+    async def _user(self, actor: str, body: Body) -> dict[str, Any]:
         name = text(body, "user")
         index_name(name, "any")
         try:
@@ -119,7 +141,7 @@ class ImportResource:
             user = evolve(user, password=await self._heavy.run(self._blobs.add, stored.encode()))
         return await self._write(actor, lambda c: set_user(c, user, notes), notes)
 
-    async def _index(self, actor: str, body: Body) -> Reply:
+    async def _index(self, actor: str, body: Body) -> dict[str, Any]:
         name = index_of(body)
         taken = take_options(name, body.get("options") or {})
         index = taken.index
@@ -128,23 +150,23 @@ class ImportResource:
             index = evolve(index, secrets=await self._heavy.run(self._blobs.add, blob))
         return await self._write(actor, lambda c: set_index(c, index), taken.notes, taken.problems)
 
-    async def _project(self, actor: str, body: Body) -> Reply:
+    async def _project(self, actor: str, body: Body) -> dict[str, Any]:
         index, name = index_of(body), text(body, "name")
         project = project_name(name)
         return await self._write(actor, lambda c: register(c, index, project, name))
 
-    async def _release(self, actor: str, body: Body) -> Reply:
+    async def _release(self, actor: str, body: Body) -> dict[str, Any]:
         index, name, version = index_of(body), text(body, "name"), text(body, "version")
         where, metadata = (index, project_name(name)), body.get("metadata")
         if not isinstance(metadata, dict):
             raise InvalidRequest("metadata is not a JSON object")
         return await self._write(actor, lambda c: set_release(c, where, name, version, metadata))
 
-    async def _file(self, actor: str, body: Body) -> Reply:
+    async def _file(self, actor: str, body: Body) -> dict[str, Any]:
         sha256 = text(body, "sha256")
         size = await self._store.size_of(sha256)
         if size is None:
-            return _reply("wanted")
+            return {"outcome": "wanted"}
         arrival = await arrival_of(body, sha256, size, self._store, self._heavy)
         return await self._write(actor, lambda c: add_file(c, arrival))
 
@@ -154,25 +176,18 @@ class ImportResource:
         decide: Callable[[Connection], Sequence[Change]],
         notes: Sequence[str] = (),
         problems: Sequence[str] = (),
-    ) -> Reply:
+    ) -> dict[str, Any]:
         written = await self._writer.write(actor, decide)
         outcome = "imported" if written.changed else "there"
-        headers = {SERIAL_HEADER: str(written.serial)}
-        return _reply(outcome, notes, problems, headers)
+        return {"outcome": outcome, "notes": list(notes), "problems": list(problems)}
 
 
 def _wanted(request: NodeRequest) -> str:
     return str(request.args.get(b"sha256", [b""])[0].decode("ascii", "replace"))
 
 
-def _reply(
-    outcome: str,
-    notes: Sequence[str] = (),
-    problems: Sequence[str] = (),
-    headers: Mapping[str, str] | None = None,
-) -> Reply:
-    result = {"outcome": outcome, "notes": list(notes), "problems": list(problems)}
-    return json_reply({"type": "import", "result": result}, headers=headers or {})
+def _reply(result: object) -> Reply:
+    return json_reply({"type": "import", "result": result})
 
 
 @define

@@ -28,6 +28,9 @@ from replica.primary_client import PrimaryClient
 
 _APPLY_SECONDS = 30.0
 _UPLOAD_SECONDS = 4 * 3600.0
+# The primary may have to fetch a whole release from an upstream, or to send one elsewhere.
+_PUSH_SECONDS = 1800.0
+_SMALL_SECONDS = 60.0
 _ANSWER_BYTES = 1 << 20
 _PASSED_ON = ("Authorization", "X-Devpi-Auth", "Content-Type", "Accept", "User-Agent")
 _PASSED_BACK = ("WWW-Authenticate", "Location", "Retry-After", "Allow", SERIAL_HEADER)
@@ -46,7 +49,9 @@ class Forwarding:
     async def small(self, request: NodeRequest) -> Reply:
         """Forward a request whose body is in memory; raises Unavailable."""
         body = request.content.read()
-        return await self._forward(request, body or None, 60.0)
+        is_push = request.method in (b"PUSH", b"POST")  # devpi takes either
+        seconds = _PUSH_SECONDS if is_push else _SMALL_SECONDS
+        return await self._forward(request, body or None, seconds)
 
     async def stream(self, request: NodeRequest, stream: RequestStream) -> Reply:
         """Forward a request with a large body; raises Unavailable."""

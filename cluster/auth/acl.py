@@ -88,6 +88,22 @@ def require_upload(who: Principal, index: HostedIndex, project: str | None = Non
     raise Forbidden(f"{who.name} has no permission to submit to {index.name}")
 
 
+def require_external_push(who: Principal, index: Index, project: str) -> None:
+    """Having a node send files to a server elsewhere: who may upload to the index that has them
+    (but not the anonymous, whatever `acl_upload` says), its owner, and root.
+
+    Such a node sends requests to wherever it is told: that is not for everybody who may read.
+    """
+    if who.name is None:
+        raise AuthenticationRequired(f"pushing from {index.name} needs a user and a password")
+    require_read(who, index, project)
+    if who.token is None and who.name in (ROOT, owner_of(index.name)):
+        return
+    if not isinstance(index, HostedIndex):
+        raise Forbidden(f"{who.name} has no permission to push from {index.name} to elsewhere")
+    require_upload(who, index, project)
+
+
 def require_toxresult(who: Principal, index: Index, project: str) -> None:
     """Uploading a test's result takes being in `acl_toxresult_upload`."""
     if who.token is None:

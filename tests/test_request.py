@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 
 from cluster.web.body import RequestStream
-from cluster.web.request import NodeRequest, NodeSite, StreamHandler
+from cluster.web.request import NodeRequest, NodeSite, StreamHandler, query_of
 
 
 @define
@@ -102,3 +102,17 @@ async def test_a_late_consumer_decides_about_the_pause(pauses: bool) -> None:
     stream.end()
     await delivering
     assert len(consumer.taken) == 3 << 19
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (b"", {}),
+        (b"?force", {b"force": [b""]}),
+        (b"?a=1&b&a=2", {b"a": [b"1", b"2"], b"b": [b""]}),
+        (b"?a=%ff+b&\xff=1", {b"a": [b"\xff b"], b"\xff": [b"1"]}),
+    ],
+)
+def test_queries(query: bytes, expected: dict[bytes, list[bytes]]) -> None:
+    """A name without a value counts, as devpi-client sends some; no bytes are too odd."""
+    assert query_of(b"/root/x" + query) == expected

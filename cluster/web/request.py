@@ -110,8 +110,8 @@ class NodeRequest(Request):
         channel = self.channel
         # Not public, but the only place where these are before the body has been read.
         self.method, self.uri, self.clientproto = channel._command, channel._path, channel._version
-        self.path, _, query = self.uri.partition(b"?")
-        self.args = parse_qs(query, keep_blank_values=True)
+        self.path = self.uri.partition(b"?")[0]
+        self.args = query_of(self.uri)
         handler = self.node.stream_handler(self)
         if handler is None and length is not None and length <= MAX_BODY_BYTES:
             return
@@ -146,6 +146,7 @@ class NodeRequest(Request):
 
     def process(self) -> None:
         """Answer from memory, or route the request."""
+        self.args = query_of(self.uri)
         trouble = self._trouble()
         if trouble is not None:
             self.answer(text_reply(trouble, 400))
@@ -226,6 +227,15 @@ class NodeRequest(Request):
                 give_up.cancel()
         if not self.lost:
             self.finish()
+
+
+def query_of(uri: bytes) -> dict[bytes, list[bytes]]:
+    """The query's values by name; a name alone, as in ``?force``, counts (Twisted drops it)."""
+    query = uri.partition(b"?")[2].decode("latin-1")
+    if not query:
+        return {}
+    found = parse_qs(query, keep_blank_values=True, encoding="latin-1")
+    return {k.encode("latin-1"): [v.encode("latin-1") for v in found[k]] for k in found}
 
 
 async def _refuse_body(request: NodeRequest, stream: RequestStream) -> Reply:

@@ -201,7 +201,16 @@ def add_routes(app: Klein) -> None:
 
 async def _create(web: Any, request: NodeRequest, user: str, name: str) -> Reply:
     indexes: IndexResource = web.indexes
-    return await indexes.create(request, checked(user, name))
+    return await indexes.create(request, _new_name(user, name))
+
+
+def _new_name(user: str, name: str) -> IndexName:
+    try:
+        return checked(user, name)
+    except InvalidRequest:
+        allowed = "Any ascii symbol besides -.@_ is blocked."
+        message = f"indexname '{name}' contains characters that aren't allowed. {allowed}"
+        raise InvalidRequest(message) from None
 
 
 async def _change(web: Any, request: NodeRequest, user: str, name: str) -> Reply:

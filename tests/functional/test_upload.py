@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
+import json
 import socket
 import time
+import urllib.parse
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from attrs import evolve
 
-from tests.builders import legacy_form, sdist, wheel
+from tests.builders import legacy_form, multipart, sdist, wheel
 from tests.functional.helpers import (
     ROOT_PASSWORD,
     check_same_files,
@@ -22,22 +27,55 @@ from tests.functional.helpers import (
     wait_visible,
 )
 from tests.installers import pip_install, twine_upload, uv_publish
-from tests.processes import Answer, Cluster, Node, basic
+from tests.processes import Answer, Cluster, Node, basic, http
 
 pytestmark = pytest.mark.functional
 
 Nodes = tuple[Node, Node, Node]
 KEY = basic("root", ROOT_PASSWORD)
+B64 = base64.b64encode(b"of a test").decode()
+ATTESTATION = {
+    "version": 1,
+    "verification_material": {"certificate": B64, "transparency_entries": [{"logIndex": "1"}]},
+    "envelope": {"statement": B64, "signature": B64},
+}
+
+
+def multipart_fields(fields: dict[str, str]) -> tuple[str, bytes]:
+    """A form without a file as browsers and old tools send it."""
+    content_type, body = multipart(fields, "", b"")
+    boundary = content_type.partition("boundary=")[2]
+    parts = body.decode().split(f"--{boundary}")[1:-2]
+    text = "".join(f"--{boundary}{part}" for part in parts) + f"--{boundary}--\r\n"
+    return content_type, text.encode()
+
+
+def urlencoded_fields(fields: dict[str, str]) -> tuple[str, bytes]:
+    """A form without a file as requests sends it for devpi-client."""
+    return "application/x-www-form-urlencoded", urllib.parse.urlencode(fields).encode()
+
+
+def docs_zip(*names: str) -> bytes:
+    """Documentation with these pages."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), f"<h1>{name}</h1>")
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """A primary with root/pypi (mirror) and root/dev (hosted, on top of it), and two replicas."""
+    """A primary with root/pypi (mirror), root/dev (hosted, on top of it), root/vol (volatile); and
+    two replicas."""
     with Cluster(tmp_path_factory.mktemp("upload")) as cluster:
         upstream = cluster.upstream()
         upstream.add("json", wheel("from-upstream", "1.0"))
         primary = cluster.primary(f"{upstream.url}/json/simple/", root_password=ROOT_PASSWORD)
-        primary.put_index("root/dev", ROOT_PASSWORD, type="stage", bases="root/pypi")
+        primary.put_index(
+            "root/dev", ROOT_PASSWORD, type="stage", bases="root/pypi", volatile=False
+        )
+        primary.put_index("root/vol", ROOT_PASSWORD, type="stage")
         yield primary, cluster.replica(primary, "replica-1"), cluster.replica(primary, "replica-2")
 
 
@@ -75,12 +113,150 @@ def test_same_name_again(trio: Nodes, through: int) -> None:
     assert serial >= 1
     again = upload(node, "root/dev", built)
     assert again.status == 200, again
+    assert b"already" in again.body
     assert trio[0].status()["serial"] == serial
     other = upload(node, "root/dev", wheel(f"again-{through}", "1.0", size=9))
     assert other.status == 409, other
     assert "already exists" in other.reason
     assert b"already exists" in other.body
     check_same_files(trio, "root/dev", [built])
+
+
+@pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
+def test_volatile_index(trio: Nodes, through: int) -> None:
+    """A volatile index takes identical bytes as nothing new, and other bytes as a replacement."""
+    node, name = trio[through], f"changing-{through}"
+    old, new = wheel(name, "1.0"), wheel(name, "1.0", size=9)
+    first = upload(node, "root/vol", old)
+    assert (
+        upload(node, "root/vol", old).headers["x-pymirror-serial"]
+        == (first.headers["x-pymirror-serial"])
+    )
+    link = node.file_urls("root/vol", name)[old.filename]
+    assert upload(node, "root/vol", new).status == 200
+    check_same_roots(trio)
+    check_same_files(trio, "root/vol", [new])
+    assert http("GET", link).status == 410
+
+
+@pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
+@pytest.mark.parametrize("encoded", [multipart_fields, urlencoded_fields])
+def test_submit(
+    trio: Nodes, through: int, encoded: Callable[[dict[str, str]], tuple[str, bytes]]
+) -> None:
+    """`submit` registers a release without a file; the project is there for all to see."""
+    name = f"registered-{through}-{encoded.__name__[:5]}"
+    fields = {":action": "submit", "name": name, "version": "1.0", "summary": "S"}
+    answer = _post(trio[through], "/root/dev/", encoded(fields), KEY)
+    assert answer.status == 200, answer
+    page = trio[through].page("root/dev", name)
+    assert page.status == 200, page
+    assert page.json()["files"] == []
+    again = _post(trio[through], "/root/dev", encoded(fields), KEY)
+    assert again.headers["x-pymirror-serial"] == answer.headers["x-pymirror-serial"]
+
+
+@pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
+def test_docs(trio: Nodes, through: int) -> None:
+    """A zip of documentation is kept for its release, byte for byte on every node."""
+    name, data = f"documented-{through}", docs_zip("index.html", f"{through}.html")
+    fields = {":action": "doc_upload", "name": name, "version": ""}
+    nameless = multipart(fields, "docs.zip", data)
+    assert _post(trio[through], "/root/dev/", nameless, KEY).status == 400
+    assert upload(trio[through], "root/dev", wheel(name, "1.5")).status == 200
+    answer = _post(trio[through], "/root/dev/", nameless, KEY)
+    assert answer.status == 200, answer
+    digest = hashlib.sha256(data).hexdigest()
+    path = f"/root/dev/+f/{digest[:3]}/{digest[3:16]}/{name}-1.5.doc.zip"
+    check_same_roots(trio)
+    for node in trio:
+        assert node.get(path).body == data
+    bad = multipart({**fields, "version": "2"}, "docs.zip", docs_zip("../x"))
+    refused = _post(trio[through], "/root/dev/", bad, KEY)
+    assert (refused.status, "outside" in refused.reason) == (400, True), refused
+
+
+@pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
+def test_stages(trio: Nodes, through: int) -> None:
+    """Files uploaded into a stage are seen by nobody until they are published, all at once."""
+    node, name = trio[through], f"staged-{through}"
+    built = (wheel(name, "1.0"), sdist(name, "1.0"))
+    for one in built:
+        answer = _post(node, "/root/dev/?stage=r1", legacy_form(one), KEY)
+        assert answer.status == 200, answer
+    digest = built[0].sha256
+    link = f"/root/dev/+f/{digest[:3]}/{digest[3:16]}/{built[0].filename}"
+    assert (node.page("root/dev", name).status, node.get(link).status) == (404, 404)
+    assert node.get("/root/dev/+stages").status == 401
+    listed = node.request("GET", "/root/dev/+stages", headers=KEY).json()["result"]
+    files = sorted(one.filename for one in built)
+    assert [(s["id"], sorted(s["files"])) for s in listed] == [("r1", files)]
+    done = node.request("POST", "/root/dev/+stages/r1/publish", headers=KEY)
+    assert done.status == 200, done
+    assert sorted(node.file_urls("root/dev", name)) == files
+    check_same_roots(trio)
+    check_same_files(trio, "root/dev", built)
+    again = node.request("POST", "/root/dev/+stages/r1/publish", headers=KEY)
+    assert again.status == 404, again
+
+
+@pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
+def test_stage_with_conflict(trio: Nodes, through: int) -> None:
+    """A stage with a name that was taken meanwhile is not published, and can be dropped."""
+    node, name = trio[through], f"late-{through}"
+    first, second = wheel(name, "1.0"), wheel(name, "2.0")
+    for one in (first, second):
+        assert _post(node, "/root/dev/?stage=r2", legacy_form(one), KEY).status == 200
+    assert upload(node, "root/dev", wheel(name, "1.0", size=9)).status == 200
+    refused = node.request("POST", "/root/dev/+stages/r2/publish", headers=KEY)
+    assert refused.status == 409, refused
+    assert first.filename in refused.body.decode()
+    assert second.filename not in node.file_urls("root/dev", name)
+    assert node.request("DELETE", "/root/dev/+stages/r2", headers=KEY).status == 200
+    assert node.request("GET", "/root/dev/+stages", headers=KEY).json()["result"] == []
+    bad = _post(node, "/root/dev/?stage=a%2Fb", legacy_form(second), KEY)
+    assert bad.status == 400, bad
+
+
+@pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
+def test_attestations(trio: Nodes, through: int, tmp_path: Path) -> None:
+    """What uv sends beside a file is served as its provenance by every node, and refused if odd."""
+    name = f"attested-{through}"
+    built, other = wheel(name, "1.0"), wheel(name, "2.0")
+    beside = evolve(
+        built,
+        filename=f"{built.filename}.publish.attestation",
+        data=json.dumps(ATTESTATION).encode(),
+    )
+    url = f"{trio[through].url}/root/dev/"
+    uv_publish(url, built, beside, folder=tmp_path, user="root", password=ROOT_PASSWORD)
+    check_same_roots(trio)
+    seen = {node.get(_provenance(name, "1.0", built.filename)).body for node in trio}
+    [document] = seen
+    [bundle] = json.loads(document)["attestation_bundles"]
+    assert bundle["attestations"] == [ATTESTATION]
+    answer = trio[through].get(_provenance(name, "1.0", built.filename))
+    assert answer.headers["content-type"] == "application/vnd.pypi.integrity.v1+json"
+    html = trio[through].get(_provenance(name, "1.0", built.filename), accept="text/html")
+    assert html.status == 406, html
+    assert upload(trio[through], "root/dev", other).status == 200
+    assert trio[through].get(_provenance(name, "2.0", other.filename)).status == 404
+    odd = legacy_form(wheel(name, "3.0"), attestations='[{"version": 7}]')
+    assert _post(trio[through], "/root/dev/", odd, KEY).status == 400
+
+
+def _provenance(project: str, version: str, filename: str) -> str:
+    return f"/root/dev/+integrity/{project}/{version}/{filename}/provenance"
+
+
+@pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
+def test_twine_shows_why(trio: Nodes, through: int, tmp_path: Path) -> None:
+    """twine, which prints the status line alone, tells its user what is wrong."""
+    name = f"why-{through}"
+    assert upload(trio[through], "root/dev", wheel(name, "1.0")).status == 200
+    url, other = f"{trio[through].url}/root/dev/", wheel(name, "1.0", size=9)
+    with pytest.raises(AssertionError, match="already exists in non-volatile index"):
+        twine_upload(url, other, folder=tmp_path, user="root", password=ROOT_PASSWORD)
 
 
 @pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
@@ -164,7 +340,9 @@ def test_bad_uploads(trio: Nodes, through: int, what: str, form: tuple[str, byte
     serial = trio[0].status()["serial"]
     answer = _post(trio[through], "/root/dev/", form, KEY)
     assert answer.status == 400, (what, answer)
-    assert answer.json()["message"]
+    message = answer.json()["message"]
+    if form[0].startswith("multipart"):  # of uploads, twine prints the reason alone
+        assert answer.reason[:40] == message[:40]
     assert trio[0].status()["serial"] == serial
     assert trio[0].page("root/dev", "bad").status == 404
     assert [temporary_files(node) for node in trio] == [[], [], []]

@@ -55,6 +55,7 @@ class NodeService(Service):
         for pool in parts.pools.all():
             pool.start()
         await parts.store.open()
+        await parts.root_password.look()
         web: NodeHandlers = await self._role.start()
         parts.search.start()
         self._site = NodeSite(web.app.resource(), web)  # type: ignore[attr-defined]

@@ -42,6 +42,7 @@ from cluster.upstream.ondemand import OnDemand, Refresher
 from cluster.web.devpi.discovery import Discovery
 from cluster.web.devpi.indexes import IndexPages
 from cluster.web.devpi.users import UserPages
+from cluster.web.docs import DocsPages
 from cluster.web.files import Files, Learned, Sources
 from cluster.web.finding import Finding
 from cluster.web.headers import NodeHeaders
@@ -50,6 +51,7 @@ from cluster.web.identity import Identity
 from cluster.web.legacy import LegacyJson
 from cluster.web.log import LogPages
 from cluster.web.quick import QuickPages
+from cluster.web.rootpassword import RootPassword
 from cluster.web.search import SearchPages
 from cluster.web.simple import SimplePages
 from cluster.web.status import FileFailures, LogIdentity, StatusDocument
@@ -116,6 +118,7 @@ class Parts:
     blobs: SecretBlobs
     unlogged: UnloggedFiles
     token_uses: TokenUses
+    root_password: RootPassword
     started_at: float
     search: SearchIndex = field(init=False)
 
@@ -148,6 +151,10 @@ class Parts:
             self.database, self.store, self.fetcher, sources, self.unlogged, learned,
             self.position, self.hot_files, self.identity,
         )  # fmt: skip
+
+    def docs(self, files: Files) -> DocsPages:
+        """Documentation, out of zips that are files like any other."""
+        return DocsPages(self.database, self.identity, self.store, files)
 
     def discovery(self) -> Discovery:
         """Where things are, and the login."""
@@ -189,7 +196,8 @@ class Parts:
             position=self.position, identity=identity, store=self.store, pages=self.cache,
             upstreams=self.health, failures=self.failures, ready=ready,
             more=lambda: {**more(), "search": self.search.document()},
-            started_at=self.started_at, now=time.time,
+            warnings=lambda: [w for w in (self.root_password.warning,) if w],
+            listen=self.settings.listen[0], started_at=self.started_at, now=time.time,
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -239,7 +247,8 @@ def open_parts(
         fetcher=Fetcher(store, reactor, failures.fetch_failed), failures=failures, health=health,
         agent=agent, client=UpstreamClient(agent, reactor, credentials), credentials=credentials,
         cache=caches[0], hot_files=caches[1], lists=caches[2], identity=identity, blobs=blobs,
-        unlogged=UnloggedFiles(), token_uses=token_uses, started_at=time.time(),
+        unlogged=UnloggedFiles(), token_uses=token_uses,
+        root_password=_root_password(settings, database, position), started_at=time.time(),
     )  # fmt: skip
 
 
@@ -251,6 +260,12 @@ def _caches(
     for cached in (pages, files, lists):
         position.listen(cached.changed)
     return pages, files, lists
+
+
+def _root_password(settings: NodeSettings, database: Database, position: Position) -> RootPassword:
+    watched = RootPassword(database, settings.allow_empty_root_password)
+    position.listen(watched.changed)
+    return watched
 
 
 def _prepare_folder(state_dir: Path) -> None:

@@ -59,7 +59,8 @@ def fields(value: object, path: str = "") -> Iterator[str]:
         below = f"{path}.{_BY_NAME.get(path, key)}".removeprefix(".")
         if path not in _BY_NAME:
             yield below
-        yield from fields(inner, below)
+        if below != "result":  # devpi's fields are described in one row
+            yield from fields(inner, below)
 
 
 def listen(web: NodeHandlers) -> Any:

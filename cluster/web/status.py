@@ -16,6 +16,7 @@ from cluster.simple.cache import PageCache
 from cluster.state.position import Position
 from cluster.upstream.health import UpstreamHealth, iso
 from cluster.version import __version__
+from cluster.web.devpistatus import devpi_status, listening_on
 
 _MAX_FAILURES = 50
 
@@ -56,7 +57,8 @@ class StatusDocument:
     """Puts together what each part of a node says of itself.
 
     `more` is the part of the document that only this kind of node has; `identity` is None until
-    a replica has met its primary; `ready` gives the reason why the node is not ready, or None.
+    a replica has met its primary; `ready` gives the reason why the node is not ready, or None;
+    `listen` is the first endpoint that it listens on.
     """
 
     role: str
@@ -70,11 +72,17 @@ class StatusDocument:
     failures: FileFailures
     ready: Callable[[], str | None]
     more: Callable[[], Mapping[str, Any]]
+    warnings: Callable[[], list[str]]
+    listen: str
     started_at: float
     now: Callable[[], float]
 
     def document(self) -> dict[str, Any]:
-        """The whole status."""
+        """The whole status: ours, and in `result` what devpi's has."""
+        ours = self._ours()
+        return {**ours, "type": "status", "result": devpi_status(ours, *listening_on(self.listen))}
+
+    def _ours(self) -> dict[str, Any]:
         head, identity = self.position.head, self.identity()
         counters = self.store.counters
         return {
@@ -88,6 +96,7 @@ class StatusDocument:
             "serial": head.serial,
             "root": base64.b64encode(head.root).decode(),
             "last_change_at": head.time,
+            "warnings": self.warnings(),
             **self.more(),
             "upstreams": self.upstreams.document(),
             "files": {

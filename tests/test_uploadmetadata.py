@@ -8,7 +8,7 @@ import pytest
 from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packaging.metadata import _RAW_TO_EMAIL_MAPPING
+from packaging.metadata import RawMetadata
 
 from cluster.errors import InvalidRequest
 from cluster.log.changes import Kind
@@ -124,7 +124,7 @@ def test_too_long_is_refused() -> None:
 
 def test_every_field_of_the_specification_is_kept() -> None:
     """Each field that `packaging` knows is stored, under its own name or devpi's."""
-    for name in _RAW_TO_EMAIL_MAPPING:
+    for name in RawMetadata.__annotations__:
         value = "2.6" if name == "metadata_version" else "value"
         found = metadata_of_form({name: [value]}, "Foo", "1.0")
         more = {k: v for k, v in found.items() if k not in ("name", "version")}

@@ -201,6 +201,23 @@ def test_stages(trio: Nodes, through: int) -> None:
 
 
 @pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
+@pytest.mark.parametrize("client", [twine_upload, uv_publish])
+def test_clients_with_stages(
+    trio: Nodes, tmp_path: Path, through: int, client: Callable[..., None]
+) -> None:
+    """twine and uv upload into a stage when their URL names one."""
+    name = f"through-stage-{client.__name__[:2]}-{through}"
+    built = (wheel(name, "1.0"), sdist(name, "1.0"))
+    url = f"{trio[through].url}/root/dev/?stage={name}"
+    client(url, *built, folder=tmp_path, user="root", password=ROOT_PASSWORD)
+    assert trio[through].page("root/dev", name).status == 404
+    done = trio[through].request("POST", f"/root/dev/+stages/{name}/publish", headers=KEY)
+    assert done.status == 200, done
+    check_same_roots(trio)
+    check_same_files(trio, "root/dev", built)
+
+
+@pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
 def test_stage_with_conflict(trio: Nodes, through: int) -> None:
     """A stage with a name that was taken meanwhile is not published, and can be dropped."""
     node, name = trio[through], f"late-{through}"

@@ -184,17 +184,15 @@ class Dump:
             raise InvalidRequest(
                 f"{self.root} has no dataindex.json: is it what devpi-export wrote?"
             )
-        cursor = Cursor(path)
-        try:
+        with path.open("rb") as document:
+            cursor = Cursor(document)
             for key in cursor.fields():
-                if key == "indexes":
-                    for index in cursor.fields():
-                        for value in _of_index(cursor, index):
-                            yield key, value
-                else:
+                if key != "indexes":
                     yield key, cursor.take()
-        finally:
-            cursor.close()
+                    continue
+                for index in cursor.fields():
+                    for value in _of_index(cursor, index):
+                        yield key, value
 
 
 def _of_index(cursor: Cursor, index: str) -> Iterator[DumpedIndex | Record]:

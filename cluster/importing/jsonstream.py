@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson  # type: ignore[import-untyped]
 
@@ -15,21 +14,15 @@ Event = tuple[str, Any]
 
 
 class Cursor:
-    """Reads one JSON object; descend into the values that are large, take others whole.
+    """Reads one JSON object out of an open file.
 
-    Numbers with a fraction become text: the change log has none. Raises InvalidRequest for what
-    is not JSON.
+    Descend into the values that are large, take others whole. Numbers with a fraction become
+    text: the change log has none. Raises InvalidRequest for what is not JSON.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self._path = path
-        self._events: Iterator[Event] = iter(ijson.basic_parse(self._file))
+    def __init__(self, document: BinaryIO) -> None:
+        self._events: Iterator[Event] = iter(ijson.basic_parse(document))
         self._next = self._read()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def fields(self) -> Iterator[str]:
         """The keys of the object that is next; take or descend into each one's value."""
@@ -67,7 +60,7 @@ class Cursor:
     def _enter(self, event: str) -> None:
         if self._next[0] != event:
             wanted = "an object" if event == "start_map" else "a list"
-            raise InvalidRequest(f"{self._path}: {wanted} was expected, not {self._next!r}")
+            raise InvalidRequest(f"{wanted} was expected in this JSON, not {self._next!r}")
         self._advance()
 
     def _advance(self) -> Event:
@@ -78,7 +71,7 @@ class Cursor:
         try:
             return next(self._events, ("end", None))
         except ijson.JSONError as error:
-            raise InvalidRequest(f"{self._path} is not whole JSON: {error}") from None
+            raise InvalidRequest(f"this is not whole JSON: {error}") from None
 
 
 def _without_fraction(number: Decimal) -> int | str:

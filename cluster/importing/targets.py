@@ -79,7 +79,7 @@ class RunningPrimary:
         self, bodies: Mapping[int, Mapping[str, Any]], outcomes: dict[int, Outcome]
     ) -> list[int]:
         """Fill in the outcomes; returns the numbers of the files whose bytes are wanted."""
-        results = self._client.put_things(list(bodies.values())) if bodies else []
+        results = self._results(list(bodies.values())) if bodies else []
         wanted = []
         for number, result in zip(bodies, results, strict=True):
             if result["outcome"] == _WANTED:
@@ -88,8 +88,19 @@ class RunningPrimary:
                 outcomes[number] = Outcome(refused=result["message"])
             else:
                 is_new = result["outcome"] == "imported"
-                outcomes[number] = Outcome(is_new, result["notes"], result["problems"])
+                notes, problems = tuple(result["notes"]), tuple(result["problems"])
+                outcomes[number] = Outcome(is_new, notes, problems)
         return wanted
+
+    def _results(self, bodies: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The primary's answers; of a request that is refused as a whole, the parts are tried."""
+        try:
+            return self._client.put_things(bodies)
+        except InvalidRequest as error:
+            if len(bodies) == 1:
+                return [{"outcome": "refused", "message": str(error)}]
+        half = len(bodies) // 2
+        return self._results(bodies[:half]) + self._results(bodies[half:])
 
 
 def body_of(thing: Thing, dump: Dump) -> dict[str, Any]:

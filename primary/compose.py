@@ -111,7 +111,7 @@ class Primary:
             discovery=parts.discovery(), user_pages=parts.user_pages("primary"),
             index_pages=parts.index_pages(mirror),
             project_pages=ProjectPages(parts.database, simple, parts.settings.outside_url),
-            finding=parts.finding(simple, mirror),
+            finding=parts.finding(simple, mirror), docs=parts.docs(files),
             users=self._users(), indexes=self._indexes(),
             tokens=TokenResource(
                 parts.identity, parts.database, self.writer, parts.token_uses, time.time

@@ -88,10 +88,11 @@ class Replica:
         )  # fmt: skip
         simple, mirror = parts.simple_pages(refresher)
         headers = parts.headers(self._log_uuid)
+        files = parts.files(self._sources, None)
         web = ReplicaWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
             headers=headers, quick=parts.quick_pages(headers), identity=parts.identity,
-            files=parts.files(self._sources, None),
+            files=files, docs=parts.docs(files),
             status=parts.status(
                 "replica", lambda: self.follower.identity, self._not_ready, self._more
             ),

@@ -7,5 +7,6 @@
 - `sources`: where files come from: the seam, and HTTP
 - `arrival`: a file that is still arriving, as its readers see it
 - `delivery`: a body on its way from a source into a sink: bounded, watched
+- `zipfiles`: single members of stored zip archives
 - `fetch`: one fetch per file however many want it; sources in order
 """

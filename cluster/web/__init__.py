@@ -8,6 +8,7 @@ simple    project pages and the project list
 quick     cached pages, answered with prepared bytes
 unlogged  files of pages that came straight from an upstream
 files     distribution files and their metadata
+docs      documentation, member by member out of its zip
 hotfiles  files that were asked for lately
 fileplan  how a request for a file is answered: ranges and conditions
 filebody  one file's bytes, stored or still arriving

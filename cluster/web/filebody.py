@@ -24,7 +24,10 @@ from cluster.files.waiting import Broadcast
 from cluster.threads import Runner
 from cluster.web.fileplan import FileFacts, Plan, plan
 
-__all__ = ["FileFacts", "FileRequest", "send_file_at", "send_stored", "send_transfer"]
+__all__ = [
+    "FileFacts", "FileRequest", "Pieces", "send_file_at", "send_pieces", "send_stored",
+    "send_transfer",
+]  # fmt: skip
 
 CHUNK_BYTES = 512 << 10
 T = TypeVar("T")
@@ -71,6 +74,19 @@ class Content(Protocol):
         """Wait for more than `offset` bytes or the end; returns how many can be read."""
 
 
+class Pieces(Protocol):
+    """A body that is made as it is sent; all methods are called in threads, one at a time."""
+
+    def open(self) -> None:
+        """Begin; `close` follows whatever this raises."""
+
+    def read(self) -> bytes:
+        """The next bytes, empty at the end; what it raises breaks the answer off."""
+
+    def close(self) -> None:
+        """Done, or nobody wants the rest."""
+
+
 async def send_stored(request: FileRequest, store: FileStore, facts: FileFacts) -> None:
     """Answer with the stored file `facts.sha256`, and finish the request.
 
@@ -115,6 +131,46 @@ async def send_transfer(
                 return await _send(client, answer, arrival, threads)
             except UpstreamError:
                 continue
+
+
+async def send_pieces(request: FileRequest, answer: Plan, pieces: Pieces, threads: Runner) -> None:
+    """Answer with a body piece by piece, as fast as the client takes it, and finish the request.
+
+    Raises what `Pieces.open` and the first `read` raise; nothing has been written then.
+    """
+    client = _Client(request)
+    with suppress(_ClientGone):
+        if not answer.has_body:
+            client.begin(answer)
+            client.finish()
+            return
+        # On its own, as in `_send`.
+        ended: Deferred[None] = Deferred()
+        Deferred.fromCoroutine(_send_pieces(client, answer, pieces, threads)).chainDeferred(ended)
+        await ended
+
+
+async def _send_pieces(client: _Client, answer: Plan, pieces: Pieces, threads: Runner) -> None:
+    begun = False
+    try:
+        await threads.run(pieces.open)
+        data = await threads.run(pieces.read)
+        client.begin(answer)
+        begun = True
+        while data:
+            await client.write(data)
+            data = await threads.run(pieces.read)
+        client.finish()
+    except _ClientGone:
+        raise
+    except Exception as e:
+        if not begun:
+            raise
+        if not isinstance(e, PymirrorError):
+            _log.failure("sending a body failed")
+        client.abort(e)
+    finally:
+        await threads.run(pieces.close)
 
 
 async def _send(client: _Client, answer: Plan, content: Content, threads: Runner) -> None:

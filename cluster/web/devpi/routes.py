@@ -5,12 +5,13 @@ from __future__ import annotations
 from attrs import define
 from klein import Klein
 
-from cluster.web import finding, provenance, stages
+from cluster.web import docs, finding, provenance, stages
 from cluster.web.devpi import discovery, indexes, projects, users
 from cluster.web.devpi.discovery import Discovery
 from cluster.web.devpi.indexes import IndexPages
 from cluster.web.devpi.projects import ProjectPages
 from cluster.web.devpi.users import UserPages
+from cluster.web.docs import DocsPages
 from cluster.web.finding import Finding
 from cluster.web.routes import NodeWeb, add_common_routes
 
@@ -24,10 +25,11 @@ class DevpiWeb(NodeWeb):
     index_pages: IndexPages
     project_pages: ProjectPages
     finding: Finding
+    docs: DocsPages
 
 
 def add_read_routes(app: Klein) -> None:
     """Register what both kinds of node serve."""
     add_common_routes(app)
-    for module in (discovery, users, indexes, projects, finding, provenance, stages):
+    for module in (discovery, users, indexes, projects, finding, provenance, stages, docs):
         module.add_routes(app)

@@ -140,10 +140,14 @@ class DevpiSite:
                 f"User-Agent: {agent}", f"Content-Length: {len(data)}"]  # fmt: skip
         if auth is not None:
             head.append("X-Devpi-Auth: " + base64.b64encode(":".join(auth).encode()).decode())
+        return self.send("\r\n".join([*head, "", ""]).encode() + data, address)
+
+    def send(self, data: bytes, address: str = HERE) -> Answer:
+        """One request as bytes."""
         channel: Any = NodeSite(self.web.app.resource(), cast(Any, self.web)).buildProtocol(None)
         transport = StringTransport(peerAddress=IPv4Address("TCP", address, 1))
         channel.makeConnection(transport)
-        channel.dataReceived("\r\n".join([*head, "", ""]).encode() + data)
+        channel.dataReceived(data)
         return _answer(bytes(transport.value()))
 
     def write(self, *changes: Change) -> None:

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidRequest, TooLarge
+from cluster.files.sink import Digests
 from cluster.web.body import RequestStream
 from cluster.web.provenance import acceptable
 from cluster.web.stages import stage_id
 from primary import uploadchecks
 from primary.attestations import MAX_BYTES, provenance_of
-from primary.uploadchecks import check_docs, named_release, read_wheel_metadata
+from primary.uploadchecks import check_digests, check_docs, named_release, read_wheel_metadata
 from primary.uploadform import Action, FieldsForm, action_of, form_of
 from tests.strategies import json_values
 
@@ -38,6 +39,18 @@ def docs_zip(folder: Path, *names: str, packing: int = zipfile.ZIP_DEFLATED) -> 
         for name in names:
             archive.writestr(zipfile.ZipInfo(name), b"<html>", packing)
     return path
+
+
+def test_digests() -> None:
+    """Every digest that a form states is compared; devpi-client states none."""
+    right = {"sha256": "ab", "md5": "cd", "blake2b_256": "ef"}
+    names = {"sha256_digest": "AB ", "md5_digest": "cd", "blake2_256_digest": "ef"}
+    digests = Digests(1, right)
+    for fields in ({}, {"sha256_digest": [""]}, {name: [text] for name, text in names.items()}):
+        check_digests(fields, digests)
+    for name in names:
+        with pytest.raises(InvalidRequest, match=name):
+            check_digests({**{n: [t] for n, t in names.items()}, name: ["00"]}, digests)
 
 
 def test_docs_are_taken(tmp_path: Path) -> None:

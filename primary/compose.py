@@ -17,19 +17,27 @@ from cluster.log.checkpoint import LogSigner
 from cluster.parts import Parts, upstream_sources
 from cluster.state import queries
 from cluster.state.links import LocatedFile
+from cluster.upstream.ondemand import OnDemand
 from cluster.web.devpi.projects import ProjectPages
+from cluster.web.files import Files
 from cluster.web.status import LogIdentity
 from primary.bootstrap import FIRST_EPOCH, FirstStart, first_changes, load_key, signer_for
 from primary.devpi.importing import ImportResource
 from primary.devpi.indexes import IndexResource
+from primary.devpi.projects import ProjectResource
+from primary.devpi.push import PushResource
+from primary.devpi.pushexternal import ExternalPush
+from primary.devpi.pushmirrored import MirroredReleases
 from primary.devpi.rehash import PasswordUpgrade
 from primary.devpi.tokens import TokenResource
+from primary.devpi.toxresults import ToxResults
 from primary.devpi.trusted import TrustedPublishing
 from primary.devpi.users import UserResource
 from primary.feed import Feed
 from primary.followers import Followers
 from primary.mirroring.listing import ListRefresher
 from primary.mirroring.refresh import UpstreamRefresher
+from primary.staging import Staging
 from primary.triggers.sender import Sender, make_sender_agent, node_url
 from primary.triggers.service import Triggers
 from primary.upload import Uploads
@@ -96,23 +104,25 @@ class Primary:
         )  # fmt: skip
         simple, mirror = parts.simple_pages(refresher)
         headers = parts.headers(lambda: log.log)
+        files = parts.files(self._sources, refresher.learned)
         return PrimaryWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
             headers=headers, quick=parts.quick_pages(headers), identity=parts.identity,
-            files=parts.files(self._sources, refresher.learned),
+            files=files,
             status=parts.status(
                 "primary", lambda: log, lambda: None, self._more(followers)
             ),
             log=parts.log_pages(self.feed.checkpoint), feed=self.feed,
-            uploads=Uploads(
-                parts.database, self.writer, parts.store, parts.pools.heavy, parts.identity,
-                utc_now,
-            ),
+            uploads=self._uploads(),
+            staging=Staging(parts.identity, self.writer),
             discovery=parts.discovery(), user_pages=parts.user_pages("primary"),
             index_pages=parts.index_pages(mirror),
             project_pages=ProjectPages(parts.database, simple, parts.settings.outside_url),
             finding=parts.finding(simple, mirror), docs=parts.docs(files),
             users=self._users(), indexes=self._indexes(),
+            projects=ProjectResource(parts.identity, self.writer, mirror, simple),
+            toxresults=self._toxresults(),
+            pushes=self._pushes(files, mirror),
             tokens=TokenResource(
                 parts.identity, parts.database, self.writer, parts.token_uses, time.time
             ),
@@ -122,6 +132,18 @@ class Primary:
             ),
             mirror=mirror, blobs=parts.blobs, now=time.time,
         )  # fmt: skip
+
+    def _uploads(self) -> Uploads:
+        parts = self.parts
+        return Uploads(
+            parts.database, self.writer, parts.store, parts.pools.heavy, parts.identity, utc_now
+        )
+
+    def _toxresults(self) -> ToxResults:
+        parts = self.parts
+        return ToxResults(
+            parts.identity, parts.database, self.writer, parts.store, parts.pools.heavy, utc_now
+        )
 
     def _users(self) -> UserResource:
         parts = self.parts
@@ -135,6 +157,19 @@ class Primary:
         return IndexResource(
             parts.identity, parts.database, self.writer, parts.blobs, parts.pools.heavy,
             self.wish.restrict_modify,
+        )  # fmt: skip
+
+    def _pushes(self, files: Files, mirror: OnDemand) -> PushResource:
+        parts = self.parts
+        mirrored = MirroredReleases(
+            parts.database, mirror, files.fetch, parts.store, parts.pools.heavy
+        )
+        # No redirect is followed: it would take the password to somebody else.
+        external = ExternalPush(
+            make_direct_agent(parts.reactor), parts.reactor, parts.store, parts.pools.heavy
+        )
+        return PushResource(
+            parts.identity, parts.database, self.writer, mirrored, external, utc_now
         )  # fmt: skip
 
     def _trusted(self) -> TrustedPublishing:

@@ -23,13 +23,18 @@ from cluster.web.request import NodeRequest, StreamHandler
 from cluster.web.routes import answering, checked
 from cluster.web.uploadtarget import upload_target
 from cluster.web.xmlrpc import is_xmlrpc
-from primary.devpi import importing, indexes, tokens, trusted, users
+from primary import staging
+from primary.devpi import importing, indexes, projects, push, tokens, toxresults, trusted, users
 from primary.devpi.importing import ImportResource
 from primary.devpi.indexes import IndexResource
+from primary.devpi.projects import ProjectResource
+from primary.devpi.push import PushResource
 from primary.devpi.tokens import TokenResource
+from primary.devpi.toxresults import ToxResults
 from primary.devpi.trusted import TrustedPublishing
 from primary.devpi.users import UserResource
 from primary.feed import Feed
+from primary.staging import Staging
 from primary.upload import Uploads
 
 
@@ -41,8 +46,12 @@ class PrimaryWeb(DevpiWeb):
 
     feed: Feed
     uploads: Uploads
+    staging: Staging
     users: UserResource
     indexes: IndexResource
+    projects: ProjectResource
+    toxresults: ToxResults
+    pushes: PushResource
     tokens: TokenResource
     trusted: TrustedPublishing
     imports: ImportResource
@@ -54,7 +63,7 @@ class PrimaryWeb(DevpiWeb):
         """Uploads take their bodies as streams."""
         target = upload_target(request)
         if target is None:
-            return self.imports.stream_handler(request)
+            return self.toxresults.stream_handler(request) or self.imports.stream_handler(request)
 
         async def handle(request: NodeRequest, stream: RequestStream) -> Reply:
             return await self.uploads.take(request, stream, checked(*target))
@@ -125,9 +134,11 @@ class PrimaryWeb(DevpiWeb):
     async def _not_an_upload(self, request: NodeRequest, user: str, name: str) -> Reply | None:
         if is_xmlrpc(request):
             return await self.finding.xmlrpc.call(request, checked(user, name))
+        if (request.header("Content-Type") or "").startswith("application/json"):
+            return await self.pushes.push(request, checked(user, name))
         raise InvalidRequest("an upload is a POST of multipart/form-data with a body")
 
 
 add_read_routes(PrimaryWeb.app)
-for module in (users, indexes, tokens, trusted, importing):
+for module in (staging, users, indexes, projects, push, toxresults, tokens, trusted, importing):
     module.add_routes(PrimaryWeb.app)

@@ -63,8 +63,13 @@ class ToxResults:
         tested = tested_link(request)
         if stream.length is not None and stream.length > MAX_RESULT_BYTES:
             raise _too_large()
-        who = await self._identity.user(request)
-        await self._database.read(lambda c: tested_file(c, who, tested))
+        try:
+            who = await self._identity.user(request)
+            await self._database.read(lambda c: tested_file(c, who, tested))
+        except PymirrorError:
+            # Read to its end, so that the client reads our answer and not a broken connection.
+            await stream.discard(MAX_RESULT_BYTES)
+            raise
         digests = await self._keep(stream)
         names: list[str] = []
 

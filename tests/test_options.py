@@ -169,7 +169,7 @@ UNEXPECTED = "indexconfig got unexpected keyword arguments: "
         ({"bases": "root/"}, "invalid base index spec"),
         ({"bases": "root/+x"}, "not a valid index name"),
         ({"bases": "root/a b"}, "not allowed"),
-        ({"bases": "root/a/b"}, "not allowed"),
+        ({"bases": "root/a/b"}, "invalid base index spec: 'root/a/b'"),
         ({"bases": "root/pypi,ann/dev"}, "ann/dev cannot be its own base"),
         ({"bases": 5}, "must be a list"),
         ({"bases": [5]}, "must be a list"),

@@ -46,7 +46,7 @@ def bases(key: str, value: Any) -> list[IndexName]:
     for base in texts(key, value):
         user, slash, index = base.strip("/").partition("/")
         try:
-            if not slash:
+            if not slash or "/" in index:
                 raise InvalidRequest(f"invalid base index spec: {base!r}")
             found.append(index_name(user, index))
         except InvalidRequest as error:

@@ -61,6 +61,8 @@ class IndexResource:
     async def create(self, request: NodeRequest, name: IndexName) -> Reply:
         """Create an index of options; raises Conflict, NotFound, Forbidden, InvalidRequest."""
         who = await self._identity.user(request)
+        if who.name is not None:  # as devpi: that there is no such user comes before rights
+            await self._database.read(lambda c: _require_owner(c, name))
         require_configure(who, name, restricted=self.restrict_modify)
         await self._database.read(lambda c: _require_new(c, name))
         parsed = parse_options(name, json_object(request))
@@ -147,10 +149,14 @@ class IndexResource:
         return Secrets(parsed.secrets, await self._heavy.run(self._blobs.add, blob))
 
 
-def _require_new(connection: Connection, name: IndexName) -> None:
+def _require_owner(connection: Connection, name: IndexName) -> None:
     user = owner_of(name)
     if queries.user(connection, user) is None:
         raise NotFound(f"no user {user!r}")
+
+
+def _require_new(connection: Connection, name: IndexName) -> None:
+    _require_owner(connection, name)
     if queries.index(connection, name) is not None:
         raise Conflict(f"index {name!r} exists")
 

@@ -260,7 +260,7 @@ def _removal(connection: Connection, name: str) -> list[Change]:
 
 
 def _unknown(name: str) -> NotFound:
-    return NotFound(f"user {name!r} does not exist")
+    return NotFound(f"no user {name!r}")
 
 
 def _headers(serial: int) -> dict[str, str]:

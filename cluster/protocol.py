@@ -17,13 +17,18 @@ NODE_HEADER: Final = "X-Pymirror-Node"
 REPLICA_HEADER: Final = "X-Pymirror-Replica"
 CLIENT_HEADER: Final = "X-Pymirror-Client"
 SOURCE_HEADER: Final = "X-Pymirror-Source"
+PRIMARY_HEADER: Final = "X-Pymirror-Primary"
+MIN_HEADER: Final = "X-Pymirror-Min"
 AGE_HEADER: Final = "X-Pymirror-Upstream-Age"
 
 IDENTITY_PATH: Final = "/+log/identity"
 CHECKPOINT_PATH: Final = "/+log/checkpoint"
+EPOCHS_PATH: Final = "/+log/epochs"
 TAIL_PATH: Final = "/+log/tail"
+COSIGN_PATH: Final = "/+log/cosign"
 TILE_PATH: Final = "/+log/tile"
 REFRESH_PATH: Final = "/+node/refresh"
+FENCE_PATH: Final = "/+node/fence"
 SECRET_PATH: Final = "/+node/secret"  # noqa: S105 (a path)
 
 TAIL_TYPE: Final = "application/x-pymirror-log"

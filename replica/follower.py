@@ -24,10 +24,12 @@ from cluster.clock import Clock
 from cluster.durable import write_durably
 from cluster.errors import LogError
 from cluster.log import changelog
-from cluster.log.changes import Entry, Kind, decode
+from cluster.log.changes import decode
 from cluster.log.checkpoint import LogKey
+from cluster.log.epochs import MARK, Owner, Trust, next_owner, owner_after
 from cluster.log.merkle import Frontier, leaf_hash
 from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT, TailPage, log_origin
+from cluster.state import queries
 from cluster.state.apply import apply
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
@@ -160,13 +162,13 @@ class Follower:
         body, encoding, primary_serial = await self._client.tail(
             identity.log, at, POLL_WAIT_SECONDS if in_sync else 0.0, report
         )
-        epoch = self._position.head.epoch
+        trust = Trust(identity.log, identity.key, self._client.secret)
 
         def work(connection: Connection) -> Taken:
             # Decompressing here too saves a trip between threads for each page.
             page = unpack(body, encoding, TAIL_PAGE_LIMIT)
             self._secrets.require(page.entries)
-            return take(connection, identity, at, epoch, page)
+            return take(connection, trust, at, page)
 
         try:
             taken = await self._database.write(work)
@@ -218,14 +220,16 @@ def write_identity(path: Path, identity: LogIdentity) -> None:
     write_durably(path, orjson.dumps({"log": identity.log, "key": identity.key}))
 
 
-def take(
-    connection: Connection, identity: LogIdentity, at: Frontier, epoch: int, page: TailPage
-) -> Taken:
+def take(connection: Connection, trust: Trust, at: Frontier, page: TailPage) -> Taken:
     """Verify a page and apply it in the caller's transaction; raises LogError, UnknownFormat.
 
-    The checkpoint is checked first: bytes that the log's owner did not sign are not looked into.
+    The checkpoint is checked before anything else: bytes that the log's owner did not sign are
+    not looked into, but for entries that say who the owner is, and prove it themselves.
     """
-    key = LogKey(log_origin(identity.log), base64.b64decode(identity.key))
+    known = queries.epoch(connection)
+    owner = None if known is None else Owner(known.epoch, known.key)
+    signer = _signer(trust, owner, at, page)
+    key = LogKey(log_origin(trust.log), base64.b64decode(signer.key))
     checkpoint = key.open(page.checkpoint)
     if checkpoint.origin != key.name:
         raise LogError(f"a checkpoint of {checkpoint.origin}, not of {key.name}")
@@ -236,25 +240,22 @@ def take(
     if checkpoint.root != after.root:
         raise LogError("the entries do not have the root that the checkpoint signs")
     entries = [decode(raw) for raw in page.entries]
-    touched = Touched()
-    for entry in entries:
-        epoch = _checked_epoch(entry, epoch, identity)
-        apply(connection, entry, touched)
+    owner = owner_after(trust, owner, entries, at)
     if entries and not entries[-1].ends_group:
         raise LogError("a page of the log ends inside a group")
+    touched = Touched()
+    for entry in entries:
+        apply(connection, entry, touched)
     appended = changelog.append(connection, at, entries)
     time = entries[-1].time if entries else None
-    return Taken(
-        page.checkpoint, appended, Head(appended.size, epoch, appended.root, time), touched
-    )
+    head = Head(appended.size, owner.epoch, appended.root, time)
+    return Taken(page.checkpoint, appended, head, touched)
 
 
-def _checked_epoch(entry: Entry, epoch: int, identity: LogIdentity) -> int:
-    if entry.serial == 1:
-        said = LogIdentity(str(entry.payload.get("log")), str(entry.payload.get("key")))
-        if entry.kind is not Kind.EPOCH_STARTED or said != identity:
-            raise LogError("the log does not begin with the identity that its owner proved")
-        return entry.epoch
-    if entry.epoch != epoch or entry.kind is Kind.EPOCH_STARTED:
-        raise LogError(f"entry {entry.serial} is of epoch {entry.epoch}, we are in {epoch}")
-    return epoch
+def _signer(trust: Trust, owner: Owner | None, at: Frontier, page: TailPage) -> Owner:
+    """Who must have signed a page: the owner behind it."""
+    for place, raw in enumerate(page.entries):
+        if MARK in raw:
+            before = at.extended(leaf_hash(entry) for entry in page.entries[:place])
+            owner = next_owner(trust, owner, decode(raw), before)
+    return owner or Owner(0, trust.key)

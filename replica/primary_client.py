@@ -86,6 +86,11 @@ class PrimaryClient:
     _now: Callable[[], float]
     _page_limit: int = field(default=TAIL_PAGE_LIMIT)
 
+    @property
+    def secret(self) -> bytes:
+        """The secret that the nodes of the cluster share."""
+        return self._secret.secret
+
     def headers(self) -> dict[str, str]:
         """What proves to the primary that we are a node."""
         return {NODE_HEADER: self._secret.token(self._uuid)}

@@ -19,6 +19,7 @@ from cluster.clock import Clock
 from cluster.log import changelog
 from cluster.log.changes import Change, Entry, Kind, encode
 from cluster.log.checkpoint import LogSigner
+from cluster.log.epochs import Trust
 from cluster.log.merkle import Frontier
 from cluster.protocol import log_origin
 from cluster.state import freshness, schema
@@ -35,6 +36,7 @@ PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 LOG = "3f0d8a52-6a1e-4a7e-9d0b-2f4c1b8e7a90"
 KEY = base64.b64encode(PRIVATE.public_key().public_bytes_raw()).decode()
 IDENTITY = LogIdentity(LOG, KEY)
+TRUST = Trust(LOG, KEY, b"the secret of the tests' cluster")
 SIGNER = LogSigner(log_origin(LOG), PRIVATE)
 EPOCH = 1
 NOW = 1_700_000_000.0

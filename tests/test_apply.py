@@ -22,7 +22,7 @@ from cluster.state.database import writing
 from cluster.state.options import kind_of, parse_options, to_options
 from cluster.state.rows import Touched, url_link
 from replica.follower import take
-from tests.fakes import EPOCH, IDENTITY, SIGNER, START, engine, entry
+from tests.fakes import SIGNER, START, TRUST, engine, entry
 from tests.strategies import HOSTED, MIRRORS, PROJECTS, Write, histories
 
 SHA = "ab" * 32
@@ -69,7 +69,7 @@ def follow(source: Engine, target: Engine, max_entries: int) -> None:
         note = SIGNER.sign(Checkpoint(SIGNER.name, after.size, after.root))
         page = decode_tail(encode_tail(TailPage(raw, note)))
         with writing(target) as own:
-            taken = take(own, IDENTITY, at, EPOCH if at.size else 0, page)
+            taken = take(own, TRUST, at, page)
         assert taken.frontier == after
 
 

@@ -50,7 +50,9 @@ def apply(connection: Connection, entry: Entry, touched: Touched) -> None:
 def _epoch_started(connection: Connection, entry: Entry, touched: Touched) -> None:
     payload = entry.payload
     row = {"epoch": entry.epoch, "serial": entry.serial, "log": payload["log"]}
-    upsert(connection, schema.epochs, [{**row, "key": payload["key"]}])
+    proof = {"node": payload.get("node"), "proof": payload.get("proof")}
+    upsert(connection, schema.epochs, [{**row, "key": payload["key"], **proof}])
+    touched.indexes = True
 
 
 def _user_set(connection: Connection, entry: Entry, touched: Touched) -> None:

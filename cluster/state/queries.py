@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, func, select, union_all
 
 from cluster.errors import NotFound
 from cluster.log import changelog
+from cluster.log.epochs import Start
 from cluster.model import (
     DistributionFile,
     Index,
@@ -42,18 +43,38 @@ def everyone(index: Index) -> bool:
 
 @frozen
 class Epoch:
-    """Who signs the log since `serial`: `key` is base64 of an Ed25519 public key."""
+    """Who signs the log since `serial`: `key` is base64 of an Ed25519 public key; `node` and
+    `proof` are None for the first.
+    """
 
     epoch: int
     serial: int
     log: str
     key: str
+    node: str | None = None
+    proof: str | None = None
 
 
 def epoch(connection: Connection) -> Epoch | None:
     """The epoch in force, or None before the log's first entry."""
     row = connection.execute(select(epochs).order_by(epochs.c.epoch.desc()).limit(1)).first()
-    return None if row is None else Epoch(row.epoch, row.serial, row.log, row.key)
+    return None if row is None else Epoch(*row)
+
+
+def all_epochs(connection: Connection) -> list[Epoch]:
+    """All epochs of the log, oldest first."""
+    return [Epoch(*row) for row in connection.execute(select(epochs).order_by(epochs.c.epoch))]
+
+
+def starts(connection: Connection) -> list[Start]:
+    """How the epochs after the first began, as other nodes can check it."""
+    return [
+        Start(
+            e.epoch, e.serial, e.key, e.node or "", e.proof or "",
+            changelog.frontier(connection, e.serial - 1).root,
+        )
+        for e in all_epochs(connection)[1:]
+    ]  # fmt: skip
 
 
 def user(connection: Connection, name: str) -> User | None:

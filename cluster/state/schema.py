@@ -20,6 +20,9 @@ epochs = Table(
     Column("serial", Integer, nullable=False),
     Column("log", Text, nullable=False),
     Column("key", Text, nullable=False),
+    # Of epochs after the first: the owner's uuid, and what proves that it may own the log.
+    Column("node", Text),
+    Column("proof", Text),
 )
 
 users = Table(
@@ -162,5 +165,5 @@ TABLES: Final = (
     epochs, users, indexes, projects, files, listing, releases, docs, toxresults, removed, staged,
     tokens,
 )  # fmt: skip
-VERSION: Final = 2
+VERSION: Final = 3
 """Of these tables: a database made with another one is refilled from the log at start."""

@@ -12,6 +12,7 @@ docs      documentation, member by member out of its zip
 hotfiles  files that were asked for lately
 fileplan  how a request for a file is answered: ranges and conditions
 filebody  one file's bytes, stored or still arriving
+authcheck whether a front may let a request through
 chains    the indexes behind a URL that the one who asks may read
 finding   legacy, search and xmlrpc as one part of a node
 legacy    the legacy JSON documents of projects and releases

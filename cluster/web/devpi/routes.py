@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import define
 from klein import Klein
 
-from cluster.web import docs, finding, provenance, stages
+from cluster.web import authcheck, docs, finding, provenance, stages
 from cluster.web.devpi import discovery, indexes, projects, users
 from cluster.web.devpi.discovery import Discovery
 from cluster.web.devpi.indexes import IndexPages
@@ -31,5 +31,7 @@ class DevpiWeb(NodeWeb):
 def add_read_routes(app: Klein) -> None:
     """Register what both kinds of node serve."""
     add_common_routes(app)
-    for module in (discovery, users, indexes, projects, finding, provenance, stages, docs):
+    for module in (
+        discovery, users, indexes, projects, finding, provenance, stages, docs, authcheck,
+    ):  # fmt: skip
         module.add_routes(app)

@@ -82,6 +82,13 @@ class Replica:
             time.time, parts.settings.state_dir, parts.frontier, self._report,
             SecretSync(self._client, parts.blobs, parts.pools.heavy),
         )  # fmt: skip
+        web = self._web()
+        self.follower.start()
+        self._files.start()
+        return web
+
+    def _web(self) -> ReplicaWeb:
+        parts = self.parts
         refresher = PrimaryRefresher(
             self._client, self.follower, parts.position, parts.database, parts.client,
             parts.pools.heavy, parts.health, time.time,
@@ -89,7 +96,7 @@ class Replica:
         simple, mirror = parts.simple_pages(refresher)
         headers = parts.headers(self._log_uuid)
         files = parts.files(self._sources, None)
-        web = ReplicaWeb(
+        return ReplicaWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
             headers=headers, quick=parts.quick_pages(headers), identity=parts.identity,
             files=files, docs=parts.docs(files),
@@ -106,9 +113,6 @@ class Replica:
             project_pages=ProjectPages(parts.database, simple, parts.settings.outside_url),
             finding=parts.finding(simple, mirror),
         )  # fmt: skip
-        self.follower.start()
-        self._files.start()
-        return web
 
     def _log_uuid(self) -> str | None:
         return None if self.follower.identity is None else self.follower.identity.log

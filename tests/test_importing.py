@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
 from cluster.auth.passwords import LOCKED, from_devpi, hash_password, matches, needs_upgrade
+from cluster.durable import SecretBlobs
 from cluster.errors import Conflict, InvalidRequest, NotFound
 from cluster.importing.dump import Dump, DumpedFile, DumpedIndex, DumpedUser, Thing
 from cluster.importing.jsonstream import Cursor
@@ -33,10 +35,12 @@ from cluster.state.apply import apply
 from cluster.state.database import writing
 from cluster.state.options import to_options
 from cluster.state.rows import Touched
+from cluster.threads import Inline
 from primary.bootstrap import index_set, root_pypi
 from primary.devpi import importchanges as changes
 from primary.devpi.importchanges import FIRST_START, Arrival
-from tests.fakes import EPOCH, START, TIME, engine
+from primary.devpi.rehash import PasswordUpgrade
+from tests.fakes import EPOCH, START, TIME, database, engine, writer
 
 DEV, MIRROR = IndexName("joe/dev"), IndexName("joe/mirror")
 DEMO = NormalizedName("demo")
@@ -240,6 +244,25 @@ def test_password_hashes() -> None:
     assert needs_upgrade(
         "$argon2i$v=19$m=512,t=2,p=2$aI2R0hpDyLm3ltLa+1/rvQ$LqPKjd6n8yniKtAithoR7A"
     )
+
+
+@pytest_twisted.ensureDeferred
+async def test_upgrade_of_a_hash(tmp_path: Path) -> None:
+    """The new hash takes the place of the one that was checked, and of no other."""
+    blobs = SecretBlobs(tmp_path)
+    with database() as of:
+        writing_to = writer(of)
+        joe = User("joe", "ab" * 32, {"email": "j@j"})
+        payload = {"user": "joe", "password": joe.password, "options": dict(joe.options)}
+        await writing_to.write("root", lambda c: [START, Change(Kind.USER_SET, payload)])
+        upgrade = PasswordUpgrade(writing_to, blobs, Inline())
+        await upgrade.upgrade(evolve(joe, password="cd" * 32), "secret")
+        assert await of.read(lambda c: queries.user(c, "joe")) == joe
+        await upgrade.upgrade(joe, "secret")
+        after = await of.read(lambda c: queries.user(c, "joe"))
+        assert after is not None
+        assert after.options == joe.options
+        assert matches(blobs.get(str(after.password)).decode(), "secret")
 
 
 @pytest.mark.parametrize("password", ["", "!", LOCKED])

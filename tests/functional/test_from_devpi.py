@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import zipfile
@@ -20,9 +21,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from attrs import frozen
+from attrs import define, field, frozen
 
-from tests.builders import sdist, wheel
+from tests.builders import legacy_form, sdist, wheel
 from tests.functional.devpi_server import (
     DevpiServer,
     beside,
@@ -32,7 +33,7 @@ from tests.functional.devpi_server import (
     submit_form,
 )
 from tests.functional.helpers import check_same_pages, check_same_roots
-from tests.processes import CHECKOUT, Answer, Cluster, Node, basic, http
+from tests.processes import CHECKOUT, Answer, Cluster, Node, basic, free_port, http
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow]
 
@@ -53,8 +54,9 @@ TOX = {"testenvs": {"py311": {"test": [], "setup": []}}, "seconds": 1.5}
 
 @frozen
 class Old:
-    """A dump, and what its server said before it ended."""
+    """A server that has ended, its dump, and what it had said before."""
 
+    server: DevpiServer
     dump: Path
     users: dict[str, Any]
     projects: dict[str, dict[str, Any]]
@@ -75,7 +77,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Old:
     finally:
         server.kill()
     _age(dump / "dataindex.json")
-    return Old(dump, users, projects)
+    return Old(server, dump, users, projects)
 
 
 def _login(server: DevpiServer, user: str) -> None:
@@ -363,6 +365,14 @@ def test_only_root_imports(moved: tuple[Node, Node, str]) -> None:
     assert moved[0].status()["serial"] == serial
 
 
+def test_bytes_of_an_empty_file(moved: tuple[Node, Node, str]) -> None:
+    """A file without bytes comes over too; nothing sent in place of something is refused."""
+    for data, status in ((b"", 200), (b"x", 400)):
+        path = f"/+import/bytes?sha256={hashlib.sha256(data).hexdigest()}"
+        key = basic("root", PASSWORDS["root"])
+        assert moved[0].request("PUT", path, headers=key | JSON).status == status
+
+
 def test_installs(moved: tuple[Node, Node, str], tmp_path: Path) -> None:
     """pip installs from an imported index, through the replica."""
     run(
@@ -371,3 +381,86 @@ def test_installs(moved: tuple[Node, Node, str], tmp_path: Path) -> None:
         "--index-url", f"{moved[1].url}/bob/prod/+simple/", "simple",
     )  # fmt: skip
     assert (tmp_path / "simple.py").exists()
+
+
+DOCUMENT = CHECKOUT / "docs" / "from-devpi.md"
+_PYPIRC = re.compile(r"^```ini\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@define
+class Reader:
+    """Somebody who types a document's commands, in a folder, where `names` are other ones."""
+
+    folder: Path
+    names: dict[str, str]
+    nodes: list[Node] = field(factory=list)
+
+    def own(self, text: str) -> str:
+        """A text with the reader's names in place of the document's."""
+        for name, own in self.names.items():
+            text = text.replace(name, own)
+        return text
+
+    def type(self, command: str) -> None:
+        """Run a command to its end; a node is started and stays."""
+        program, *arguments = shlex.split(self.own(command))
+        if program == "twistd":
+            self._start([beside(program), *arguments])
+            return
+        done = subprocess.run(
+            [beside(program), *arguments], capture_output=True, text=True, timeout=120, check=False,
+            cwd=self.folder, env={**os.environ, "HOME": str(self.folder)},
+        )  # fmt: skip
+        assert done.returncode == 0, (command, done.stdout[-3000:], done.stderr[-3000:])
+
+    def _start(self, command: list[str]) -> None:
+        port = int(command[command.index("--listen") + 1].split(":")[1])
+        state = Path(command[command.index("--state-dir") + 1])
+        name = f"node-{len(self.nodes)}"
+        self.nodes.append(Node(name, command, self.folder / f"{name}.log", port, state))
+        self.nodes[-1].start()
+
+
+def test_document(old: Old, tmp_path: Path) -> None:
+    """Every command of docs/from-devpi.md, typed in its order, works: there and back."""
+    text = DOCUMENT.read_text()
+    commands = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
+    assert len(commands) == 12
+    ports = {port: str(free_port()) for port in ("3141", "3142")}
+    reader = Reader(
+        tmp_path,
+        {
+            "http://devpi.example:3141": old.server.url,
+            "/srv/devpi ": f"{old.server.state} ",
+            "/srv/": f"{tmp_path}/",
+            "OLD-ROOT-PASSWORD": PASSWORDS["root"],
+            "ALICE-PASSWORD": PASSWORDS["alice"],
+            **{f"tcp:{port}": f"tcp:{new}:interface=127.0.0.1" for port, new in ports.items()},
+            **{f"{host}:{port}": f"127.0.0.1:{new}" for port, new in ports.items()
+               for host in ("127.0.0.1", "primary.example", "packages.example")},
+        },
+    )  # fmt: skip
+    (ini,) = _PYPIRC.findall(text)
+    (tmp_path / "old.pypirc").write_text(reader.own(ini))
+    try:
+        for command in commands[:-1]:
+            reader.type(command)
+        assert (tmp_path / "check" / SIMPLE.filename).read_bytes() == SIMPLE.data
+        _back(reader, old.server, commands[-1])
+    finally:
+        for node in reader.nodes:
+            node.kill()
+        old.server.kill()
+
+
+def _back(reader: Reader, server: DevpiServer, command: str) -> None:
+    new = wheel("simple", "3.0")
+    content_type, form = legacy_form(new)
+    answer = reader.nodes[1].request(
+        "POST", "/alice/dev/", body=form,
+        headers={**basic("alice", PASSWORDS["alice"]), "Content-Type": content_type},
+    )  # fmt: skip
+    assert answer.status == 200, answer
+    server.start()
+    reader.type(command)
+    assert http("GET", server.file_url("alice/dev", new)).body == new.data

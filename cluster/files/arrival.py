@@ -14,13 +14,15 @@ from cluster.files.waiting import Broadcast
 
 @define(eq=False)
 class Arrival:
-    """One attempt to fetch a file. It settles once: verified and in the store, or failed.
+    """A file on its way, from one source or, where one was cut, on from the next.
 
-    `length` is the file's size in bytes, or None while nobody knows it.
+    It settles once: verified and in the store, or failed. `length` is the file's size in bytes,
+    or None while nobody knows it. `passes_on` is whether siblings may read along.
     """
 
     length: int | None
     _sink: HashingSink
+    passes_on: bool = False
     digests: Digests | None = None
     """What the file is, once it is verified."""
     _error: Exception | None = None

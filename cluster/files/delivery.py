@@ -6,12 +6,16 @@ from attrs import define
 
 from cluster.clock import Clock, Delayed
 from cluster.files.sink import HashingSink, Pausable
-from cluster.files.sources import SourceBody, SourceError
+from cluster.files.sources import CutOff, SourceBody, SourceError
 
 
 @define(eq=False)
 class Delivery:
-    """Between a body and its sink: bounds the size, and gives up when the source stalls."""
+    """Between a body and its sink: bounds the size, and gives up when the source stalls.
+
+    `skip` bytes are here already and come once more; `limit` is the size of the whole file, of
+    which `received` bytes are here or were left out.
+    """
 
     _body: SourceBody
     _sink: HashingSink
@@ -19,6 +23,7 @@ class Delivery:
     _idle_seconds: float
     _limit: int | None
     _received: int = 0
+    _skip: int = 0
     _last_byte_at: float = 0.0
     _producer: Pausable | None = None
     _timer: Delayed | None = None
@@ -40,7 +45,12 @@ class Delivery:
         if self._limit is not None and self._received > self._limit:
             raise SourceError(f"more than the {self._limit} bytes that were expected")
         self._last_byte_at = self._clock.seconds()
-        self._sink.write(data)
+        if self._skip:
+            known = min(self._skip, len(data))
+            self._skip -= known
+            data = data[known:]
+        if data:
+            self._sink.write(data)
 
     def attach(self, producer: Pausable | None) -> None:
         """Stand between the sink and the connection it may pause."""
@@ -74,5 +84,5 @@ class Delivery:
             self._timer = self._clock.callLater(left, self._look)
             return
         self._timer = None
-        self._stalled = SourceError(f"no byte for {self._idle_seconds:g} s")
+        self._stalled = CutOff(f"no byte for {self._idle_seconds:g} s")
         self._body.abort()

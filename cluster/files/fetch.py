@@ -2,7 +2,8 @@
 
 Order of effects: headers of a source → readers attached to the arrival → bytes to a temporary
 file, hashed as they come → size and digests equal: durable in the store, then readers get the
-last byte; else readers are broken off, nothing is kept, the next source is asked.
+last byte; else readers are broken off, nothing is kept, the next source is asked. A source that is
+cut half way is no reason to break readers off: the next one, or the same again, gives the rest.
 """
 
 from __future__ import annotations
@@ -20,71 +21,30 @@ from cluster.errors import DigestMismatch, NotFound, PymirrorError, Unavailable,
 from cluster.files.arrival import Arrival
 from cluster.files.delivery import Delivery
 from cluster.files.sink import Digests, HashingSink
-from cluster.files.sources import Source, SourceBody, SourceError, Wanted
+from cluster.files.sources import CutOff, Source, SourceBody, SourceError, Wanted
 from cluster.files.store import FileStore
-from cluster.files.waiting import Broadcast
+from cluster.files.transfer import Part, Round, Transfer
 
 _log = Logger()
+
+__all__ = ["Fetcher", "Transfer"]
 
 OnFailure = Callable[[str, Wanted, str], None]
 """Told of each failed attempt: the source's name, the file, the reason."""
 
 
 @define(eq=False)
-class Transfer:
-    """One fetch, shared by all who want the file. Nobody's leaving ends it."""
-
-    wanted: Wanted
-    _arrival: Arrival | None = None
-    _outcome: Digests | PymirrorError | None = None
-    _changed: Broadcast = field(factory=Broadcast)
-
-    async def arrival(self) -> Arrival:
-        """The file as it arrives, as soon as a source has answered.
-
-        After that source has failed, this waits for the next one. Raises what `done` raises when
-        none is left.
-        """
-        while self._arrival is None and not isinstance(self._outcome, PymirrorError):
-            await self._changed.wait()
-        if isinstance(self._outcome, PymirrorError):
-            raise self._outcome
-        assert self._arrival is not None  # noqa: S101 - for the type checker
-        return self._arrival
-
-    async def headers(self) -> int | None:
-        """The file's size in bytes, or None if nobody knows it yet; waits like `arrival`."""
-        return (await self.arrival()).length
-
-    async def done(self) -> Digests:
-        """Wait until the file is in the store; returns its size and digests.
-
-        Raises NotFound if every source says so, Unavailable if our disk refuses, UpstreamError
-        if no source delivered the file.
-        """
-        while self._outcome is None:
-            await self._changed.wait()
-        if isinstance(self._outcome, PymirrorError):
-            raise self._outcome
-        return self._outcome
-
-    def _arrives(self, arrival: Arrival | None) -> None:
-        self._arrival = arrival
-        self._changed.wake()
-
-    def _settle(self, outcome: Digests | PymirrorError) -> None:
-        self._outcome = outcome
-        self._changed.wake()
-
-
-@define(eq=False)
 class Fetcher:
-    """Fetches files into `store`; `idle_seconds` without an answer or a byte fail a source."""
+    """Fetches files into `store`; `idle_seconds` without an answer or a byte fail a source.
+
+    After each of the `pauses` (seconds) a file of which a part is here is tried again.
+    """
 
     _store: FileStore
     _clock: Clock
     _on_failure: OnFailure
     _idle_seconds: float = 30.0
+    _pauses: tuple[float, ...] = (0.5, 2.0)
     _running: dict[str, Transfer] = field(factory=dict)
     _tasks: set[Deferred[None]] = field(factory=set)
     _dropping: set[Deferred[None]] = field(factory=set)
@@ -105,6 +65,15 @@ class Fetcher:
         self._tasks.add(task)
         task.addBoth(lambda _: self._tasks.discard(task))
         return transfer
+
+    def running(self, sha256: str) -> Transfer | None:
+        """The fetch of a file that is under way."""
+        return self._running.get(sha256)
+
+    @property
+    def count(self) -> int:
+        """How many fetches are under way."""
+        return len(self._running)
 
     async def stop(self) -> None:
         """Break all fetches off and wait until their temporary files are gone."""
@@ -140,47 +109,107 @@ class Fetcher:
             outcome = UpstreamError(f"{transfer.wanted.filename} could not be fetched")
         # Before anyone is woken: who asks again must start anew or find the file stored.
         del self._running[transfer.wanted.key]
-        transfer._settle(outcome)
+        transfer.settle(outcome)
 
     async def _first_good(self, transfer: Transfer, sources: tuple[Source, ...]) -> Digests:
-        wanted = transfer.wanted
-        failures: list[UpstreamError] = []
-        for source in sources:
+        round_ = Round(transfer.wanted, list(sources))
+        try:
+            for pause_seconds in (0.0, *self._pauses):
+                if pause_seconds:
+                    if transfer.part is None or not round_.again:
+                        break
+                    # Whoever reads waits: a node that restarts is back in a moment.
+                    round_.begin()
+                    await _sleep(self._clock, pause_seconds)
+                digests = await self._ask_all(transfer, round_)
+                if digests is not None:
+                    return digests
+            raise _none_left(transfer.wanted, round_.failures)
+        except PymirrorError as e:
+            await self._discard(transfer, e)
+            raise
+        except Exception as e:
+            await self._discard(transfer, _source_error(e))
+            if self._stopped:
+                raise Unavailable("this node is shutting down") from e
+            raise
+
+    async def _ask_all(self, transfer: Transfer, round_: Round) -> Digests | None:
+        while round_.waiting:
+            source = round_.waiting.pop(0)
+            had, transfer.is_mixed = transfer.bytes_here, False
             try:
                 digests = await self._attempt(transfer, source)
             except UpstreamError as e:
                 if self._stopped:
                     raise Unavailable("this node is shutting down") from e
-                failures.append(e)
-                self._on_failure(source.name, wanted, str(e))
+                self._on_failure(source.name, transfer.wanted, str(e))
+                round_.failed(source, e, transfer.bytes_here > had, transfer.is_mixed)
             else:
                 if digests is not None:
                     return digests
-        raise _none_left(wanted, failures)
+        return None
 
     async def _attempt(self, transfer: Transfer, source: Source) -> Digests | None:
-        wanted = transfer.wanted
-        body = await self._open(source, wanted)
+        wanted, part = transfer.wanted, transfer.part
+        body = await self._open(source, wanted if part is None else part.rest_of(wanted, source))
         if body is None:
             return None
-        length = _agreed_length(wanted, body)
-        sink = self._store.new_sink(wanted.checkable)
-        arrival = Arrival(length, sink)
-        transfer._arrives(arrival)
+        length = _agreed_length(wanted, transfer, body)
+        if part is not None and body.start == 0 and wanted.sha256 is None:
+            # It may be another file by now, and no digest would tell.
+            await self._discard(transfer, SourceError("the source began anew"))
+            part = None
+        part = part or self._begin(transfer, length)
+        part.goes_on(source, body, length)
+        transfer.is_mixed = part.is_mixed
         try:
-            await Delivery(body, sink, self._clock, self._idle_seconds, length).run()
-            digests = await sink.finish()
-            _verify(wanted, length, digests)
-            arrival.will_be_at(self._store.path(digests.sha256))
-            await self._store.add(sink)
+            await self._deliver(body, part)
+            return await self._keep(transfer, part)
         except Exception as e:
             error = _source_error(e)
-            transfer._arrives(None)
-            arrival.failed(error)
-            await self._drop(sink, error)
+            # A disk that refused, or bytes that are wrong: nothing of it is good any more.
+            if not isinstance(error, CutOff) or not part.can_go_on(wanted):
+                await self._discard(transfer, error)
             raise error from e
-        arrival.verified(digests)
+
+    def _begin(self, transfer: Transfer, length: int | None) -> Part:
+        sink = self._store.new_sink(transfer.wanted.checkable)
+        part = Part(sink, Arrival(length, sink))
+        transfer.arrives(part)
+        return part
+
+    async def _deliver(self, body: SourceBody, part: Part) -> None:
+        here, length = part.sink.bytes_written, part.arrival.length
+        delivery = Delivery(
+            body, part.sink, self._clock, self._idle_seconds, length, body.start, here - body.start
+        )
+        try:
+            await delivery.run()
+        except CutOff:
+            await part.sink.flushed()
+            if part.sink.bytes_written != length:
+                raise
+        await part.sink.flushed()
+        written = part.sink.bytes_written
+        if part.sink.error is None and length is not None and written < length:
+            raise CutOff(f"sent {written} of {length} bytes")
+
+    async def _keep(self, transfer: Transfer, part: Part) -> Digests:
+        digests = await part.sink.finish()
+        _verify(transfer.wanted, part.arrival.length, digests)
+        part.arrival.will_be_at(self._store.path(digests.sha256))
+        await self._store.add(part.sink, fetched=True)
+        transfer.part = None
+        part.arrival.verified(digests)
         return digests
+
+    async def _discard(self, transfer: Transfer, error: PymirrorError) -> None:
+        part = transfer.part
+        if part is not None:
+            transfer.arrives(None)
+            part.arrival.failed(error)
+            await self._drop(part.sink, error)
 
     async def _open(self, source: Source, wanted: Wanted) -> SourceBody | None:
         def too_late(_: object, seconds: float) -> NoReturn:
@@ -194,16 +223,28 @@ class Fetcher:
             raise _source_error(e) from e
 
 
-def _agreed_length(wanted: Wanted, body: SourceBody) -> int | None:
-    if wanted.size is not None and body.length not in (None, wanted.size):
+def _agreed_length(wanted: Wanted, transfer: Transfer, body: SourceBody) -> int | None:
+    part = transfer.part
+    known = wanted.size if part is None or wanted.size is not None else part.arrival.length
+    if known is not None and body.length not in (None, known):
         body.abort()
-        raise SourceError(f"has {body.length} bytes instead of {wanted.size}")
-    return body.length if wanted.size is None else wanted.size
+        raise SourceError(f"has {body.length} bytes instead of {known}")
+    return body.length if known is None else known
+
+
+async def _sleep(clock: Clock, seconds: float) -> None:
+    waiter: Deferred[None] = Deferred()
+    timer = clock.callLater(seconds, waiter.callback, None)
+    try:
+        await waiter
+    finally:
+        if timer.active():
+            timer.cancel()
 
 
 def _verify(wanted: Wanted, length: int | None, digests: Digests) -> None:
     if length is not None and digests.size != length:
-        raise SourceError(f"sent {digests.size} of {length} bytes")
+        raise SourceError(f"sent {digests.size} bytes instead of {length}")
     for name, expected in wanted.checkable.items():
         if digests.hashes[name] != expected:
             raise DigestMismatch(f"{name} is {digests.hashes[name]}, not {expected}")

@@ -134,12 +134,17 @@ class HashingSink:
         self._raise_error()
         return self.bytes_written
 
+    async def flushed(self) -> None:
+        """Wait until all bytes that were written so far are in the file, or the sink failed."""
+        while self._working:
+            await self._progress.wait()
+
     async def finish(self) -> Digests:
         """Wait until all bytes are in the file (not yet durable: `FileStore.add`).
 
         Raises Unavailable when the disk refused them; the temporary file is gone then.
         """
-        await self._flushed()
+        await self.flushed()
         self._raise_error()
         if self._fd is None:
             await self._in_thread(self._open)
@@ -158,7 +163,7 @@ class HashingSink:
     async def abort(self, reason: Exception | None = None) -> None:
         """Drop everything: whoever waits gets `reason`, the temporary file is removed."""
         self._fail(reason or Unavailable("the file was dropped before its end"))
-        await self._flushed()
+        await self.flushed()
         await self._threads.run(self._remove)
 
     def _work(self) -> None:
@@ -187,10 +192,6 @@ class HashingSink:
         except OSError as e:
             await self._threads.run(self._remove)
             self._fail(Unavailable(f"cannot write a file: {e.strerror or e}"))
-
-    async def _flushed(self) -> None:
-        while self._working:
-            await self._progress.wait()
 
     def _fail(self, error: Exception) -> None:
         self.error = self.error or error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, cast
 from urllib.parse import urlsplit
@@ -12,13 +13,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol as WireProtocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
-from twisted.web.http import OK, PotentialDataLoss
+from twisted.web.http import OK, PARTIAL_CONTENT, PotentialDataLoss
 from twisted.web.http_headers import Headers
 
 from cluster.agent import Requester, Response
 from cluster.errors import InvalidRequest, UpstreamError
 from cluster.files.sink import HASH_NAMES, Pausable
 from cluster.model import SHA256
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.ASCII)
 
 
 class SourceError(UpstreamError):
@@ -34,12 +37,18 @@ class SourceError(UpstreamError):
         return self.http_status in (404, 410)
 
 
+class CutOff(SourceError):
+    """What came of a body is good, as far as anybody knows, but it ended too early."""
+
+
 @frozen
 class Wanted:
     """A file to fetch and all that is known of it beforehand.
 
     `size` is in bytes; `hashes` are lower-case hex by hashlib's names; `url` is where an upstream
     keeps the file. Either `sha256` or `url` must be there: a file is fetched once per `key`.
+    `start` is how many bytes are here already: a source may leave them out. `if_range` is the
+    entity tag that the file must still have for that; None if its digest will tell.
     """
 
     filename: str
@@ -47,6 +56,8 @@ class Wanted:
     size: int | None = field(default=None, validator=optional(ge(0)))
     hashes: Mapping[str, str] = field(factory=dict)
     url: str | None = None
+    start: int = 0
+    if_range: str | None = None
 
     def __attrs_post_init__(self) -> None:
         if not self.key:
@@ -81,10 +92,21 @@ class BodySink(Protocol):
 
 
 class SourceBody(Protocol):
-    """One answer of a source: `length` in bytes, None if the source does not say."""
+    """One answer of a source.
+
+    `length` is the whole file's in bytes, None if the source does not say. `start` is the offset
+    of the first byte that comes: 0, or `Wanted.start`. `etag` is a strong entity tag in its
+    quotes. `passes_on` is whether siblings may have the bytes while they arrive.
+    """
 
     @property
     def length(self) -> int | None: ...  # noqa: D102
+    @property
+    def start(self) -> int: ...  # noqa: D102
+    @property
+    def etag(self) -> str | None: ...  # noqa: D102
+    @property
+    def passes_on(self) -> bool: ...  # noqa: D102
 
     async def deliver(self, sink: BodySink) -> None:
         """Write the body into `sink`; returns at its end. Raises SourceError if it is cut."""
@@ -132,6 +154,10 @@ class HttpSource:
             raise SourceError(f"{_host(url)}: credentials belong in a header, not in the URL")
         # An encoded body would have another length and another digest than the file.
         headers = Headers({"Accept-Encoding": ["identity"]})
+        if wanted.start:
+            headers.setRawHeaders("Range", [f"bytes={wanted.start}-"])
+            if wanted.if_range is not None:
+                headers.setRawHeaders("If-Range", [wanted.if_range])
         for name, value in self._headers.items():
             headers.setRawHeaders(name, [value])
         try:
@@ -139,7 +165,11 @@ class HttpSource:
         except Exception as e:
             raise SourceError(f"{_host(url)}: {_reason(e)}") from e
         body = HttpBody(response, f"{_host(url)}: {wanted.filename}", wanted.verifiable)
-        if response.code != OK:
+        if response.code == PARTIAL_CONTENT and wanted.start:
+            if body.start != wanted.start:
+                body.abort()
+                raise SourceError(f"{_host(url)} sends another part than was asked for")
+        elif response.code != OK:
             body.abort()
             raise SourceError(f"{_host(url)} answers {response.code}", response.code)
         encodings = response.headers.getRawHeaders("Content-Encoding") or ["identity"]
@@ -179,13 +209,35 @@ class HttpBody:
     _response: Response
     _what: str
     _verifiable: bool
+    passes_on: bool = True
     _receiver: _Receiver | None = None
 
     @property
     def length(self) -> int | None:
-        """Content-Length."""
+        """The whole file's size: Content-Length, or what Content-Range says of it."""
+        part = self._part()
+        if part is not None:
+            return None if part[3] == "*" else int(part[3])
         length = self._response.length
         return length if isinstance(length, int) else None
+
+    @property
+    def start(self) -> int:
+        """Where a part begins; 0 for a whole file."""
+        part = self._part()
+        return 0 if part is None else int(part[1])
+
+    @property
+    def etag(self) -> str | None:
+        """The strong entity tag, in its quotes."""
+        values = self._response.headers.getRawHeaders("ETag") or [""]
+        return values[0] if values[0].startswith('"') else None
+
+    def _part(self) -> re.Match[str] | None:
+        if self._response.code != PARTIAL_CONTENT:
+            return None
+        values = self._response.headers.getRawHeaders("Content-Range") or [""]
+        return _CONTENT_RANGE.fullmatch(values[0].strip())
 
     async def deliver(self, sink: BodySink) -> None:
         """Write the body into `sink`, which may pause the connection."""
@@ -240,7 +292,7 @@ class _Receiver(WireProtocol):
         if isinstance(ended, self._good_ends):
             self._end(None)
         else:
-            self._end(SourceError(f"{self._what}: cut off, {_reason(ended)}"))
+            self._end(CutOff(f"{self._what}: cut off, {_reason(ended)}"))
 
     def stop(self, error: Exception) -> None:
         """Fail with `error` and close the connection."""

@@ -1,18 +1,22 @@
 """The content-addressed file store: ``<root>/sha256/ab/<64 hex digits>``.
 
 A file is there whole or not at all: it is written below ``<root>/tmp`` (same file system), made
-durable and then renamed. Files never change and are not deleted yet, so what was found once is
-there. One process owns a store; others may read the same folders.
+durable and then renamed. Files never change. They go in one way alone, `FileStore.take_away`
+(a cache that is full, a damaged file), which forgets the size that is remembered here; whoever
+finds no file where there was one asks for it anew. One process owns a store; others may read the
+same folders.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 from uuid import uuid4
 
 from attrs import define, field
@@ -47,6 +51,19 @@ class Counters:
     bytes_saved: int = 0
 
 
+class Watcher(Protocol):
+    """Somebody who keeps account of the files; called on the reactor, and returns at once."""
+
+    def added(self, sha256: str, size: int, *, fetched: bool) -> None:
+        """A file is kept, or was there already; `fetched` if others can give it again."""
+
+    def used(self, sha256: str) -> None:
+        """A file was asked for."""
+
+    def gone(self, sha256: str) -> None:
+        """A file is not here any more."""
+
+
 @define(eq=False)
 class FileStore:
     """Files by sha256 below `root`; all disk work happens in `threads`."""
@@ -54,6 +71,10 @@ class FileStore:
     root: Path
     threads: Runner
     counters: Counters = field(factory=Counters)
+    watchers: list[Watcher] = field(factory=list)
+    _in_use: Counter[str] = field(factory=Counter)
+    _leaving: set[str] = field(factory=set)
+    _departures: int = 0
     _sizes: OrderedDict[str, int] = field(factory=OrderedDict)
     _durable_folders: set[Path] = field(factory=set)
     _placing: Lock = field(factory=Lock)
@@ -78,20 +99,29 @@ class FileStore:
         """The file's size in bytes, or None if it is not here."""
         if sha256 in self._sizes:
             self._sizes.move_to_end(sha256)
+            self._tell_used(sha256)
             return self._sizes[sha256]
-        size = await self.threads.run(_regular_file_size, self.path(sha256))
-        if size is not None:
+        path = self.path(sha256)
+        if sha256 in self._leaving:
+            return None
+        before = self._departures
+        size = await self.threads.run(_regular_file_size, path)
+        if size is None or sha256 in self._leaving:
+            return None
+        if self._departures == before:
             self._remember(sha256, size)
+        self._tell_used(sha256)
         return size
 
     def new_sink(self, hashes: Iterable[str] = ()) -> HashingSink:
         """A sink for a file that may be added later; `hashes` are computed beside sha256."""
         return HashingSink.create(self.root / "tmp" / uuid4().hex, self.threads, hashes)
 
-    async def add(self, sink: HashingSink) -> Digests:
+    async def add(self, sink: HashingSink, *, fetched: bool = False) -> Digests:
         """Finish `sink` and keep its file; durable on return. The temporary file is gone then.
 
-        Identical bytes that are here already stay. Raises Unavailable when the disk refuses.
+        Identical bytes that are here already stay. `fetched` says that other nodes or an
+        upstream can give the file again. Raises Unavailable when the disk refuses.
         """
         digests = await sink.finish()
         try:
@@ -102,6 +132,8 @@ class FileStore:
             self.counters.count += 1
             self.counters.bytes += digests.size
         self._remember(digests.sha256, digests.size)
+        for watcher in self.watchers:
+            watcher.added(digests.sha256, digests.size, fetched=fetched)
         return digests
 
     async def add_bytes(self, data: bytes) -> Digests:
@@ -110,10 +142,65 @@ class FileStore:
         sink.write(data)
         return await self.add(sink)
 
-    def served(self, size: int) -> None:
-        """Count an answer of `size` body bytes from disk."""
+    def served(self, size: int, sha256: str | None = None) -> None:
+        """Count an answer of `size` body bytes, of a file that is here."""
         self.counters.hits += 1
         self.counters.bytes_saved += size
+        if sha256 is not None:
+            self._tell_used(sha256)
+
+    @contextmanager
+    def using(self, sha256: str) -> Iterator[None]:
+        """A file that is read meanwhile is not taken away, and was used last at its end."""
+        self._in_use[sha256] += 1
+        try:
+            yield
+        finally:
+            self._in_use[sha256] -= 1
+            if not self._in_use[sha256]:
+                del self._in_use[sha256]
+            self._tell_used(sha256)
+
+    def claim(self, sha256: str) -> None:
+        """A file that is here is about to be named as uploaded: it is nobody's cache any more."""
+        if sha256 in self._sizes:
+            for watcher in self.watchers:
+                watcher.added(sha256, self._sizes[sha256], fetched=False)
+
+    def is_used(self, sha256: str) -> bool:
+        """Whether a file is being read now."""
+        return sha256 in self._in_use
+
+    async def take_away(self, sha256: str, into: Path | None = None) -> int | None:
+        """Delete a file, or move it into the folder `into`; its size in bytes.
+
+        None if it was not here, or came again meanwhile. Who reads it goes on reading it.
+        """
+        path = self.path(sha256)
+        self._sizes.pop(sha256, None)
+        self._leaving.add(sha256)
+        self._departures += 1
+        for watcher in self.watchers:
+            watcher.gone(sha256)
+        try:
+            size = await self.threads.run(self._take_away, path, into)
+        finally:
+            self._leaving.discard(sha256)
+        if size is None:
+            return None
+        self.counters.count -= 1
+        self.counters.bytes -= size
+        return size
+
+    def lost(self, sha256: str) -> None:
+        """A file is not where it was: somebody else has removed it."""
+        self._sizes.pop(sha256, None)
+        for watcher in self.watchers:
+            watcher.gone(sha256)
+
+    def _tell_used(self, sha256: str) -> None:
+        for watcher in self.watchers:
+            watcher.used(sha256)
 
     def missed(self) -> None:
         """Count a request for a file that was not here."""
@@ -171,12 +258,26 @@ class FileStore:
 
     def _place(self, temporary: Path, final: Path) -> bool:
         with self._placing:
+            # Who takes the file away at this moment finds that it is wanted after all.
+            self._leaving.discard(final.name)
             if _regular_file_size(final) is not None:
                 return False
             if not self.counters.scanned:
                 self._placed_while_scanning.add(final.name)
             temporary.rename(final)
             return True
+
+    def _take_away(self, path: Path, into: Path | None) -> int | None:
+        with self._placing:
+            size = _regular_file_size(path) if path.name in self._leaving else None
+            if size is None:
+                return None
+            if into is None:
+                path.unlink()
+            else:
+                into.mkdir(exist_ok=True)
+                path.rename(into / path.name)
+            return size
 
     def _make_durable_folders(self, folder: Path) -> None:
         if folder in self._durable_folders or folder == self.root:

@@ -1,0 +1,270 @@
+"""Which files hosted indexes hold, and which of them are here.
+
+Derived from the state, in the node's own database: made anew at each start, then kept up to date
+from the entries that come, so that nothing is scanned for a question. Distribution files, their
+metadata and attestations, documentation and tox results all count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define, field
+from sqlalchemy import (
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)  # fmt: skip
+from sqlalchemy.dialects.sqlite import insert
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from cluster.clock import Clock, Delayed
+from cluster.files.hostedrows import BATCH, SOURCES, Named, named_since, page
+from cluster.files.store import FileStore
+from cluster.state.database import Database
+from cluster.state.position import Head, Position
+from cluster.state.rows import Touched
+
+metadata = MetaData()
+
+table = Table(
+    "hosted_files",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("filename", Text, nullable=False),
+    Column("size", Integer),
+    # Of the first entry that named it, as far as this node has seen.
+    Column("serial", Integer, nullable=False),
+    # 1: this node keeps it whether anybody asks for it or not.
+    Column("kept", Integer, nullable=False),
+    Column("here", Integer, nullable=False),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("retry_at", Float, nullable=False, default=0.0),
+    Column("generation", Integer, nullable=False),
+    Index("hosted_files_missing", "serial", "kept", sqlite_where=text("here = 0")),
+)
+
+RESCAN_SECONDS: Final = 3_600.0
+_PAUSE_SECONDS = 0.02
+_LEAST_RESCAN_SECONDS = 60.0
+# Counting so many takes a while: not at each change.
+_MANY = 20_000
+_COUNT_SECONDS = 5.0
+_MOST_ENTRIES = 5_000
+
+
+@define(eq=False)
+class HostedFiles:
+    """Keeps the table; `keeps` tells of which indexes this node keeps all files."""
+
+    _log = Logger()
+
+    _database: Database
+    local: Database
+    _position: Position
+    _store: FileStore
+    _clock: Clock
+    _keeps: Callable[[str], bool]
+    missing: int | None = None
+    missing_kept: int = 0
+    serial: int = 0
+    """Up to which the table is complete."""
+    files_position: int = 0
+    """The greatest serial up to which all files of hosted indexes are here."""
+    listeners: list[Callable[[], None]] = field(factory=list)
+    _generation: int = 0
+    _rescan_at: float = 0.0
+    _counted_at: float = 0.0
+    _busy: bool = False
+    _again: bool = False
+    _changes: dict[str, int] = field(factory=dict)
+    _timer: Delayed | None = None
+    _stopped: bool = False
+
+    def start(self) -> None:
+        """Begin: all files are looked for in the background."""
+        self._position.listen(self._moved)
+        self._store.watchers.append(self)
+        self._look()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def added(self, sha256: str, size: int, *, fetched: bool) -> None:
+        """A file is here now."""
+        self._changes[sha256] = 1
+        self._look()
+
+    def gone(self, sha256: str) -> None:
+        """A file is not here any more."""
+        self._changes[sha256] = 0
+        self._look()
+
+    def used(self, sha256: str) -> None:
+        """Nothing changes."""
+
+    def rescan(self) -> None:
+        """Look through the whole state once more, soon: some of it may be removed by now."""
+        soon = self._rescan_at - RESCAN_SECONDS + _LEAST_RESCAN_SECONDS
+        self._rescan_at = min(self._rescan_at, max(soon, self._clock.seconds()))
+
+    def _moved(self, head: Head, touched: Touched) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if self._stopped:
+            return
+        if self._busy:
+            self._again = True
+            return
+        self._busy = True
+        Deferred.fromCoroutine(self._up_to_date()).addErrback(self._failed).addBoth(self._looked)
+
+    def _failed(self, failure: Any) -> None:
+        if not self._stopped:
+            self._log.failure("looking for uploaded files failed", failure)
+
+    def _looked(self, _: object) -> None:
+        self._busy = False
+        if self._stopped:
+            return
+        if self._again:
+            self._again = False
+            self._timer = self._clock.callLater(_PAUSE_SECONDS, self._look)
+        else:
+            seconds = max(1.0, self._rescan_at - self._clock.seconds())
+            self._timer = self._clock.callLater(seconds, self._look)
+
+    async def _up_to_date(self) -> None:
+        head, since = self._position.serial, self.serial
+        is_due = self._clock.seconds() >= self._rescan_at
+        if is_due or (head - since > _MOST_ENTRIES and since):
+            await self._scan(head)
+        elif head > since:
+            named = await self._database.read(lambda c: named_since(c, since, head))
+            if named is None:
+                await self._scan(head)
+            else:
+                await self._put(named)
+        changes, self._changes = self._changes, {}
+        await self.local.write(lambda c: _note(c, changes))
+        now = self._clock.seconds()
+        if self.missing is None or self.missing < _MANY or now >= self._counted_at + _COUNT_SECONDS:
+            self.missing, self.missing_kept = await self.local.read(_count)
+            self._counted_at = now
+        first = await self.local.read(_first_missing)
+        self.serial = max(self.serial, head)
+        self.files_position = self.serial if first is None else min(first - 1, self.serial)
+        for listener in self.listeners:
+            listener()
+
+    async def _scan(self, head: int) -> None:
+        self._rescan_at = self._clock.seconds() + RESCAN_SECONDS
+        self._generation = 1 + await self.local.read(_last_generation)
+        after: tuple[str, ...] | None = ("", "", "")
+        for source in SOURCES:
+            after = ("", "", "")
+            while after is not None:
+                at = after
+                batch, after = await self._database.read(partial(page, source=source, after=at))
+                await self._put(batch)
+        generation = self._generation
+        await self.local.write(
+            lambda c: c.execute(delete(table).where(table.c.generation < generation)) and None
+        )
+
+    async def _put(self, named: Sequence[Named]) -> None:
+        # On the database's own thread, as `_count`: a file that comes between the look at the
+        # disk and the row would be missed otherwise.
+        for at in range(0, len(named), BATCH):
+            rows = [self._row(each) for each in named[at : at + BATCH]]
+            await self.local.write(partial(_upsert, rows=rows, path=self._store.path))
+
+    def _row(self, named: Named) -> dict[str, Any]:
+        return {
+            "sha256": named.sha256, "filename": named.filename, "size": named.size,
+            "serial": named.serial, "kept": int(self._keeps(named.index)), "here": 0, "tries": 0,
+            "retry_at": 0.0, "generation": self._generation,
+        }  # fmt: skip
+
+
+def _upsert(
+    connection: Connection, rows: list[dict[str, Any]], path: Callable[[str], Path]
+) -> None:
+    for row in rows:
+        row["here"] = int(path(row["sha256"]).exists())
+    added = insert(table)
+    is_same_scan = table.c.generation == added.excluded.generation
+    changed = {
+        "serial": func.min(table.c.serial, added.excluded.serial),
+        "kept": func.max(added.excluded.kept, is_same_scan * table.c.kept),
+        "here": added.excluded.here,
+        "generation": added.excluded.generation,
+    }
+    if rows:
+        connection.execute(
+            added.on_conflict_do_update(index_elements=["sha256"], set_=changed), rows
+        )
+
+
+def _note(connection: Connection, changes: dict[str, int]) -> None:
+    if changes:
+        change = update(table).where(table.c.sha256 == bindparam("name"))
+        connection.execute(
+            change.values(here=bindparam("is_here")),
+            [{"name": name, "is_here": here} for name, here in changes.items()],
+        )
+
+
+def _count(connection: Connection) -> tuple[int, int]:
+    statement = select(func.count(), func.coalesce(func.sum(table.c.kept), 0))
+    row = connection.execute(statement.where(table.c.here == 0)).one()
+    return row[0], row[1]
+
+
+def _first_missing(connection: Connection) -> int | None:
+    return connection.execute(select(func.min(table.c.serial)).where(table.c.here == 0)).scalar()
+
+
+def _last_generation(connection: Connection) -> int:
+    return connection.execute(select(func.max(table.c.generation))).scalar() or 0
+
+
+def wanted(connection: Connection, now: float, most: int) -> Sequence[Any]:
+    """Rows of files that are to be kept, are not here, and may be tried now, oldest first."""
+    statement = select(table).where(table.c.here == 0, table.c.kept == 1, table.c.retry_at <= now)
+    return connection.execute(statement.order_by(table.c.serial).limit(most)).all()
+
+
+def put_off(connection: Connection, sha256: str, retry_at: float) -> None:
+    """A file could not be had: not before `retry_at` again."""
+    connection.execute(
+        update(table).where(table.c.sha256 == sha256)
+        .values(tries=table.c.tries + 1, retry_at=retry_at)
+    )  # fmt: skip
+
+
+def try_all_again(connection: Connection) -> None:
+    """Whoever was out of reach is back."""
+    connection.execute(update(table).where(table.c.here == 0).values(tries=0, retry_at=0.0))

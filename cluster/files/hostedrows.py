@@ -1,0 +1,109 @@
+"""What the state says of the files that hosted indexes hold: all, or those since a serial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import orjson
+from attrs import frozen
+from sqlalchemy import Connection, Table, select, text
+
+from cluster.errors import LogError
+from cluster.log import changelog
+from cluster.state import schema
+
+BATCH: Final = 2_000
+
+
+@frozen
+class Named:
+    """A file that an index holds, as its state says."""
+
+    index: str
+    sha256: str
+    filename: str
+    size: int | None
+    serial: int
+
+
+@frozen
+class Source:
+    """A table that names files, and its key."""
+
+    table: Table
+    names: tuple[str, str, str]
+
+
+SOURCES = (
+    Source(schema.files, ("index_name", "project", "filename")),
+    Source(schema.docs, ("index_name", "project", "version")),
+    Source(schema.toxresults, ("index_name", "project", "result")),
+)
+
+
+def page(
+    connection: Connection, source: Source, after: tuple[str, ...]
+) -> tuple[list[Named], tuple[str, ...] | None]:
+    """The files of the next rows of hosted indexes behind a key, and the last key of these."""
+    of, keys = source.table, [source.table.c[name] for name in source.names]
+    statement = select(of).join(schema.indexes, schema.indexes.c.name == of.c.index_name)
+    statement = statement.where(schema.indexes.c.type == "stage")
+    behind = text(f"({', '.join(f'{of.name}.{name}' for name in source.names)}) > (:a, :b, :c)")
+    rows = connection.execute(
+        statement.where(behind).order_by(*keys).limit(BATCH),
+        dict(zip("abc", after, strict=True)),
+    ).all()
+    last = tuple(str(getattr(rows[-1], name)) for name in source.names) if rows else None
+    return [named for row in rows for named in _named(of, row)], last
+
+
+def _named(of: Table, row: Any) -> Iterator[Named]:
+    body = orjson.loads(row.body)
+    if of is not schema.files:
+        name = row.filename if of is schema.docs else row.result
+        yield Named(row.index_name, body["sha256"], name, body["size"], row.serial)
+        return
+    sha256 = body.get("hashes", {}).get("sha256")
+    if sha256 is not None:
+        yield Named(row.index_name, sha256, row.filename, body.get("size"), row.serial)
+    for key in ("core_metadata", "attestations"):
+        if body.get(key):
+            name = f"{row.filename} ({key.replace('_', ' ')})"
+            yield Named(row.index_name, body[key], name, None, row.serial)
+
+
+def named_since(connection: Connection, since: int, until: int) -> list[Named] | None:
+    """What the entries behind `since` name; None when they are not all here any more."""
+    seen, at = set[tuple[str, str | None]](), since
+    while at < until:
+        try:
+            entries = changelog.read_raw(connection, at, 1 << 20, 1_000, until)
+        except LogError:
+            return None
+        if not entries:
+            return None
+        seen.update(_places(entries))
+        at += len(entries)
+    return [named for place in seen for named in _at(connection, since, *place)]
+
+
+def _places(entries: Iterable[bytes]) -> Iterator[tuple[str, str | None]]:
+    for raw in entries:
+        if b'"kind":"mirror.' not in raw:
+            entry = orjson.loads(raw)
+            if "index" in entry:
+                yield entry["index"], entry.get("project")
+
+
+def _at(connection: Connection, since: int, index: str, project: str | None) -> Iterator[Named]:
+    hosted = select(schema.indexes.c.type).where(schema.indexes.c.name == index)
+    if connection.execute(hosted).scalar() != "stage":
+        return
+    for source in SOURCES:
+        of = source.table
+        statement = select(of).where(of.c.index_name == index, of.c.serial > since)
+        if project is not None:
+            statement = statement.where(of.c.project == project)
+        for row in connection.execute(statement):
+            yield from _named(of, row)

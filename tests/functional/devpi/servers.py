@@ -60,7 +60,7 @@ class Server:
     ) -> Answer:
         """Upload a file by the legacy API; `fields` override those of `legacy_form`."""
         content_type, body = legacy_form(built, **fields)
-        return self.call("POST", f"/{index}/", body, auth, Content_Type=content_type)
+        return self.call("POST", f"/{index}/", body, auth, Content_Type=content_type, Accept="*/*")
 
     def upload_docs(self, index: str, name: str, version: str, zipped: bytes, auth: Any) -> Answer:
         """Upload documentation as devpi-client does."""

@@ -83,7 +83,7 @@ class PrimaryWeb(DevpiWeb):
     @app.route("/+node/admit/<user>/<name>", methods=["GET"])
     @answering
     async def _admit(self, request: NodeRequest, user: str, name: str) -> Reply:
-        self.identity.require_node(request)
+        self.identity.require_node(request, for_client=True)
         await self.uploads.admit(request, checked(user, name))
         return Reply(204)
 

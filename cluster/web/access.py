@@ -11,6 +11,7 @@ from attrs import frozen
 
 from cluster.auth.acl import ANONYMOUS, ANYBODY, Principal, may_read, require_read
 from cluster.model import Index
+from cluster.protocol import CLIENT_HEADER
 from cluster.web.identity import Identity
 from cluster.web.request import NodeRequest
 
@@ -43,6 +44,7 @@ class Reader:
 
 async def reader_of(identity: Identity, request: NodeRequest, project: str | None = None) -> Reader:
     """Who reads; wrong credentials count as none."""
-    if identity.node(request) is not None:
+    # What a node passes on for a client has that client's rights.
+    if identity.node(request) is not None and request.header(CLIENT_HEADER) is None:
         return Reader(project=project, is_node=True)
     return Reader(await identity.reader(request), project)

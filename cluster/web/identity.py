@@ -91,10 +91,13 @@ class Identity:
         token = request.header(NODE_HEADER)
         return None if token is None else self._nodes.verify(token)
 
-    def require_node(self, request: NodeRequest) -> str:
-        """The uuid of the node that sent the request; raises AuthenticationRequired."""
+    def require_node(self, request: NodeRequest, *, for_client: bool = False) -> str:
+        """The uuid of the node that sent the request; raises AuthenticationRequired.
+
+        What a node passes on for a client does not count as its own wish, unless `for_client`.
+        """
         node = self.node(request)
-        if node is None:
+        if node is None or (request.header(CLIENT_HEADER) is not None and not for_client):
             raise AuthenticationRequired("only nodes of this cluster may ask for this")
         return node
 

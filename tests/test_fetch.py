@@ -207,9 +207,9 @@ async def test_bytes_are_readable_while_they_arrive_except_the_last(
     stored: Deferred[None] = Deferred()
     add = FileStore.add
 
-    async def add_later(store: FileStore, sink: HashingSink) -> Digests:
+    async def add_later(store: FileStore, sink: HashingSink, *, fetched: bool = False) -> Digests:
         await stored
-        return await add(store, sink)
+        return await add(store, sink, fetched=fetched)
 
     monkeypatch.setattr(FileStore, "add", add_later)
     async with site(tmp_path, ScriptedSource()) as it:
@@ -336,6 +336,10 @@ async def test_a_source_with_a_bug(tmp_path: Path) -> None:
 
     class Body:
         length = None
+        start = 0
+        etag = None
+        passes_on = True
+        kept = True
 
         async def deliver(self, sink: BodySink) -> None:
             sink.write(DATA[:10])

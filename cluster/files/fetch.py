@@ -8,7 +8,10 @@ cut half way is no reason to break readers off: the next one, or the same again,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import NoReturn, cast
 
 from attrs import define, field
@@ -29,6 +32,8 @@ _log = Logger()
 
 __all__ = ["Fetcher", "Transfer"]
 
+PASSING_SECONDS = 60.0
+
 OnFailure = Callable[[str, Wanted, str], None]
 """Told of each failed attempt: the source's name, the file, the reason."""
 
@@ -48,14 +53,17 @@ class Fetcher:
     _running: dict[str, Transfer] = field(factory=dict)
     _tasks: set[Deferred[None]] = field(factory=set)
     _dropping: set[Deferred[None]] = field(factory=set)
+    _passing: set[Path] = field(factory=set)
     _stopped: bool = False
 
-    def start(self, wanted: Wanted, sources: Iterable[Source]) -> Transfer:
+    def start(self, wanted: Wanted, sources: Iterable[Source], *, counted: bool = True) -> Transfer:
         """Fetch a file that is not in the store, or join the fetch that runs for its key.
 
         `sources` are asked in order; they do not count when a running fetch is joined.
+        `counted` is whether it is because of a client.
         """
-        self._store.missed()
+        if counted:
+            self._store.missed()
         running = self._running.get(wanted.key)
         if running is not None:
             return running
@@ -83,6 +91,9 @@ class Fetcher:
             task.cancel()
         await DeferredList(tasks)
         await DeferredList(list(self._dropping))
+        for path in list(self._passing):
+            self._passing.discard(path)
+            await self._store.threads.run(partial(path.unlink, missing_ok=True))
 
     async def _drop(self, sink: HashingSink, error: Exception) -> None:
         # On its own, so that `stop` can wait for it even if it cancels who waits here.
@@ -198,11 +209,28 @@ class Fetcher:
     async def _keep(self, transfer: Transfer, part: Part) -> Digests:
         digests = await part.sink.finish()
         _verify(transfer.wanted, part.arrival.length, digests)
-        part.arrival.will_be_at(self._store.path(digests.sha256))
-        await self._store.add(part.sink, fetched=True)
+        if part.kept:
+            part.arrival.will_be_at(self._store.path(digests.sha256))
+            await self._store.add(part.sink, fetched=True)
+        else:
+            await self._let_pass(part.sink)
         transfer.part = None
         part.arrival.verified(digests)
         return digests
+
+    async def _let_pass(self, sink: HashingSink) -> None:
+        """Bytes for those who read now: their file goes when all have surely opened it."""
+        await self._store.threads.run(os.close, sink.release())
+        self._passing.add(sink.path)
+        self._clock.callLater(PASSING_SECONDS, self._has_passed, sink.path)
+
+    def _has_passed(self, path: Path) -> None:
+        if path in self._passing:
+            self._passing.discard(path)
+            unlink = partial(path.unlink, missing_ok=True)
+            Deferred.fromCoroutine(self._store.threads.run(unlink)).addErrback(
+                lambda failure: _log.failure("cannot remove {path}", failure, path=path)
+            )
 
     async def _discard(self, transfer: Transfer, error: PymirrorError) -> None:
         part = transfer.part

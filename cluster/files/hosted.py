@@ -70,7 +70,10 @@ _MOST_ENTRIES = 5_000
 
 @define(eq=False)
 class HostedFiles:
-    """Keeps the table; `keeps` tells of which indexes this node keeps all files."""
+    """Keeps the table; `keeps` tells of which indexes this node keeps all files.
+
+    `listeners` are called whenever the figures may have changed.
+    """
 
     _log = Logger()
 
@@ -79,7 +82,7 @@ class HostedFiles:
     _position: Position
     _store: FileStore
     _clock: Clock
-    _keeps: Callable[[str], bool]
+    keeps: Callable[[str], bool] = lambda index: True
     missing: int | None = None
     missing_kept: int = 0
     serial: int = 0
@@ -94,6 +97,7 @@ class HostedFiles:
     _again: bool = False
     _changes: dict[str, int] = field(factory=dict)
     _timer: Delayed | None = None
+    _looking: Deferred[None] | None = None
     _stopped: bool = False
 
     def start(self) -> None:
@@ -102,11 +106,13 @@ class HostedFiles:
         self._store.watchers.append(self)
         self._look()
 
-    def stop(self) -> None:
-        """Look no more."""
+    async def stop(self) -> None:
+        """Look no more, and wait for a look that goes on."""
         self._stopped = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
+        if self._looking is not None:
+            await self._looking
 
     def added(self, sha256: str, size: int, *, fetched: bool) -> None:
         """A file is here now."""
@@ -120,6 +126,11 @@ class HostedFiles:
 
     def used(self, sha256: str) -> None:
         """Nothing changes."""
+
+    async def note_here(self, sha256: str) -> None:
+        """A file has been added: known to all who ask when this returns."""
+        await self.local.write(lambda c: _note(c, {sha256: 1}))
+        self._look()
 
     def rescan(self) -> None:
         """Look through the whole state once more, soon: some of it may be removed by now."""
@@ -139,7 +150,8 @@ class HostedFiles:
             self._again = True
             return
         self._busy = True
-        Deferred.fromCoroutine(self._up_to_date()).addErrback(self._failed).addBoth(self._looked)
+        self._looking = Deferred.fromCoroutine(self._up_to_date())
+        self._looking.addErrback(self._failed).addBoth(self._looked)
 
     def _failed(self, failure: Any) -> None:
         if not self._stopped:
@@ -185,10 +197,12 @@ class HostedFiles:
         after: tuple[str, ...] | None = ("", "", "")
         for source in SOURCES:
             after = ("", "", "")
-            while after is not None:
+            while after is not None and not self._stopped:
                 at = after
                 batch, after = await self._database.read(partial(page, source=source, after=at))
                 await self._put(batch)
+        if self._stopped:
+            return
         generation = self._generation
         await self.local.write(
             lambda c: c.execute(delete(table).where(table.c.generation < generation)) and None
@@ -204,7 +218,7 @@ class HostedFiles:
     def _row(self, named: Named) -> dict[str, Any]:
         return {
             "sha256": named.sha256, "filename": named.filename, "size": named.size,
-            "serial": named.serial, "kept": int(self._keeps(named.index)), "here": 0, "tries": 0,
+            "serial": named.serial, "kept": int(self.keeps(named.index)), "here": 0, "tries": 0,
             "retry_at": 0.0, "generation": self._generation,
         }  # fmt: skip
 

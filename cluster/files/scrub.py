@@ -23,6 +23,7 @@ from cluster.errors import PymirrorError
 from cluster.files import ledger
 from cluster.files.ledger import FileLedger
 from cluster.files.store import FileStore
+from cluster.upstream.health import iso
 
 metadata = MetaData()
 
@@ -40,6 +41,11 @@ DEFAULT_RATE: Final = 10_000_000
 ROUND_SECONDS: Final = 7 * 86_400.0
 """A file is re-hashed when that was last done longer ago than this."""
 QUARANTINE: Final = "quarantine"
+HINT: Final = (
+    "no other node and no upstream could give these files again yet: start the replicas that are "
+    "down, or put good copies back (pymirror upload, or the file itself into the store); what was "
+    "found damaged is in the folder files/quarantine. Then see to this machine's disk"
+)
 _IDLE_SECONDS = 60.0
 _RETRY_SECONDS = 300.0
 _PIECE_BYTES = 1 << 20
@@ -89,6 +95,19 @@ class Scrub:
     def _ended(self, failure: Any) -> None:
         if not failure.check(CancelledError):
             self._log.failure("the scrub ended", failure)
+
+    def document(self) -> dict[str, Any]:
+        """The `scrub` part of the status."""
+        return {
+            "rate_bytes": self.rate_bytes,
+            "checked": self.checked,
+            "checked_bytes": self.checked_bytes,
+            "complete_since": iso(self.complete_since),
+            "damaged": self.damaged,
+            "mended": self.mended,
+            "unmended": [{**row, "since": iso(row["since"])} for row in self.unmended],
+            "hint": HINT if self.unmended else None,
+        }
 
     async def _run(self) -> None:
         while not self._stopped:
@@ -144,6 +163,7 @@ class Scrub:
 
     async def _quarantine(self, sha256: str, size: int) -> None:
         self._log.error("{sha256} is damaged on disk: it goes into quarantine", sha256=sha256)
+        # The same bytes may be there already, from an earlier time: the newest are kept.
         if await self._store.take_away(sha256, self._store.root / QUARANTINE) is None:
             return
         self.damaged += 1

@@ -96,7 +96,8 @@ class SourceBody(Protocol):
 
     `length` is the whole file's in bytes, None if the source does not say. `start` is the offset
     of the first byte that comes: 0, or `Wanted.start`. `etag` is a strong entity tag in its
-    quotes. `passes_on` is whether siblings may have the bytes while they arrive.
+    quotes. `passes_on` is whether siblings may have the bytes while they arrive; `kept` whether
+    they may go into the store: not where nobody who knows can tell whether they are right.
     """
 
     @property
@@ -107,6 +108,8 @@ class SourceBody(Protocol):
     def etag(self) -> str | None: ...  # noqa: D102
     @property
     def passes_on(self) -> bool: ...  # noqa: D102
+    @property
+    def kept(self) -> bool: ...  # noqa: D102
 
     async def deliver(self, sink: BodySink) -> None:
         """Write the body into `sink`; returns at its end. Raises SourceError if it is cut."""
@@ -143,6 +146,7 @@ class HttpSource:
     _agent: Requester
     _url_of: Callable[[Wanted], str | None]
     _headers: Mapping[str, str] = field(factory=dict)
+    _kept: bool = True
 
     async def open(self, wanted: Wanted) -> SourceBody | None:
         """Send the request; returns when the response's headers are there."""
@@ -164,7 +168,8 @@ class HttpSource:
             response = await self._agent.request(b"GET", url.encode("ascii"), headers)
         except Exception as e:
             raise SourceError(f"{_host(url)}: {_reason(e)}") from e
-        body = HttpBody(response, f"{_host(url)}: {wanted.filename}", wanted.verifiable)
+        what = f"{_host(url)}: {wanted.filename}"
+        body = HttpBody(response, what, wanted.verifiable, kept=self._kept)
         if response.code == PARTIAL_CONTENT and wanted.start:
             if body.start != wanted.start:
                 body.abort()
@@ -189,13 +194,15 @@ class AuthorizedSource:
     name: str
     _agent: Requester
     _headers_for: Callable[[str], Awaitable[Mapping[str, str]]]
+    _kept: bool = True
 
     async def open(self, wanted: Wanted) -> SourceBody | None:
         """Send the request; returns when the response's headers are there."""
         if wanted.url is None:
             return None
         headers = await self._headers_for(wanted.url)
-        return await HttpSource(self.name, self._agent, lambda w: w.url, headers).open(wanted)
+        source = HttpSource(self.name, self._agent, lambda w: w.url, headers, self._kept)
+        return await source.open(wanted)
 
 
 @define(eq=False)
@@ -210,6 +217,7 @@ class HttpBody:
     _what: str
     _verifiable: bool
     passes_on: bool = True
+    kept: bool = True
     _receiver: _Receiver | None = None
 
     @property

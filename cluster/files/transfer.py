@@ -25,11 +25,12 @@ class Part:
     source: Source | None = None
     etag: str | None = None
     is_mixed: bool = False
+    kept: bool = True
 
     def goes_on(self, source: Source, body: SourceBody, length: int | None) -> None:
         """The rest, or all, comes from this source."""
         self.is_mixed = self.is_mixed or self.source not in (None, source)
-        self.source, self.etag = source, body.etag
+        self.source, self.etag, self.kept = source, body.etag, body.kept
         self.arrival.length, self.arrival.passes_on = length, body.passes_on
 
     def rest_of(self, wanted: Wanted, source: Source) -> Wanted:
@@ -126,6 +127,11 @@ class Transfer:
     def present(self) -> Arrival | None:
         """The file as it arrives, if a source has answered."""
         return self._arrival
+
+    @property
+    def is_unverified(self) -> bool:
+        """Whether what arrives comes from where nobody can vouch for it."""
+        return self.part is not None and not self.part.kept
 
     @property
     def bytes_here(self) -> int:

@@ -47,14 +47,19 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         yield Nodes(cluster, primary, cluster.replica(primary))
 
 
-def upload_docs(node: Node, index: str, name: str, version: str, **pages: bytes) -> Answer:
-    """Upload documentation as devpi-client does; dots in names are written as `_dot_`."""
+def docs_zip(**pages: bytes) -> bytes:
+    """Documentation with these pages; dots in names are written as `_dot_`."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for page, data in pages.items():
             archive.writestr(page.replace("_dot_", "."), data)
+    return out.getvalue()
+
+
+def upload_docs(node: Node, index: str, name: str, version: str, **pages: bytes) -> Answer:
+    """Upload documentation as devpi-client does."""
     fields = {":action": "doc_upload", "name": name, "version": version}
-    content_type, body = multipart(fields, f"{name}.zip", out.getvalue())
+    content_type, body = multipart(fields, f"{name}.zip", docs_zip(**pages))
     headers = {**KEY, "Content-Type": content_type}
     answer = node.request("POST", f"/{index}/", body=body, headers=headers, timeout=120)
     assert answer.status == 200, answer

@@ -109,10 +109,10 @@ def certificate(folder: Path) -> str:
     return f"privateKey={folder / 'key.pem'}:certKey={folder / 'cert.pem'}"
 
 
-def record_expired(state_dir: Path) -> str:
+def record_expired(state_dir: Path, user: str = "root") -> str:
     """Record a token whose time is over, on a primary that is stopped; its text."""
     limits = TokenLimits(frozenset({"read", "upload"}))
-    text, made = mint("root", limits, "over", 60, time.time() - 3600)
+    text, made = mint(user, limits, "over", 60, time.time() - 3600)
     engine = open_engine(state_dir / "log.sqlite", changelog.metadata)
     try:
         with engine.begin() as connection:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
+from cluster.errors import PymirrorError
+
 TEMPORARY_SUFFIX = ".tmp"
+
+
+class FolderInUse(PymirrorError):
+    """Two processes must not work in one state folder."""
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -49,6 +56,23 @@ def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
         data = make()
         write_durably(path, data)
         return data
+
+
+class FolderLock:
+    """Keeps a second process out of a node's state folder; ends with the process at the latest."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise FolderInUse(f"{folder} is in use by another process: stop it first") from None
+
+    def release(self) -> None:
+        """Let others in."""
+        os.close(self._descriptor)
 
 
 class SecretBlobs:

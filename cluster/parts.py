@@ -12,26 +12,28 @@ from uuid import uuid4
 from attrs import define, field
 from sqlalchemy import MetaData
 
-from cluster.agent import Requester, make_agent
+from cluster.agent import Requester, make_agent, make_direct_agent
 from cluster.auth import tokenuse
 from cluster.auth.limits import GuessLimits
+from cluster.auth.nodekeys import KEY_FILE, Admission, read_key
 from cluster.auth.nodes import NodeSecret
 from cluster.auth.passwords import PasswordChecker
 from cluster.auth.tokenuse import TokenUses
-from cluster.durable import TEMPORARY_SUFFIX, SecretBlobs, read_or_make
+from cluster.durable import TEMPORARY_SUFFIX, FolderLock, SecretBlobs, read_or_make
+from cluster.files import hosted, ledger, scrub
 from cluster.files.fetch import Fetcher
-from cluster.files.sources import AuthorizedSource, Source
+from cluster.files.keeping import FileKeeping
+from cluster.files.siblings import Siblings
 from cluster.files.store import FileStore
 from cluster.log import changelog
 from cluster.log.merkle import Frontier
-from cluster.model import MirrorIndex
 from cluster.options import NodeSettings
+from cluster.protocol import NODE_HEADER
 from cluster.search.index import SearchIndex
 from cluster.simple.cache import PageCache
 from cluster.simple.listing import ListPages
-from cluster.state import freshness, queries
+from cluster.state import freshness, nodes, queries
 from cluster.state.database import Database, open_engine
-from cluster.state.links import LocatedFile
 from cluster.state.position import Head, Position
 from cluster.state.upgrade import bring_up_to_date
 from cluster.threads import Threads
@@ -95,6 +97,7 @@ class Pools:
 class Parts:
     """What a node is made of before its role is known. Made by `open_parts`; blocking."""
 
+    lock: FolderLock
     reactor: Any
     settings: NodeSettings
     uuid: str
@@ -105,6 +108,8 @@ class Parts:
     frontier: Frontier
     position: Position
     store: FileStore
+    keeping: FileKeeping
+    siblings: Siblings
     fetcher: Fetcher
     failures: FileFailures
     health: UpstreamHealth
@@ -118,6 +123,7 @@ class Parts:
     blobs: SecretBlobs
     unlogged: UnloggedFiles
     token_uses: TokenUses
+    admission: Admission
     root_password: RootPassword
     started_at: float
     search: SearchIndex = field(init=False)
@@ -195,7 +201,10 @@ class Parts:
             role=role, uuid=self.uuid, outside_url=self.settings.outside_url,
             position=self.position, identity=identity, store=self.store, pages=self.cache,
             upstreams=self.health, failures=self.failures, ready=ready,
-            more=lambda: {**more(), "search": self.search.document()},
+            more=lambda: {
+                **more(), "search": self.search.document(), **self.keeping.document(),
+                "siblings": self.siblings.document(),
+            },
             warnings=lambda: [w for w in (self.root_password.warning,) if w],
             listen=self.settings.listen[0], started_at=self.started_at, now=time.time,
         )  # fmt: skip
@@ -203,11 +212,13 @@ class Parts:
     async def close(self) -> None:
         """Stop what runs in the background, then the threads, then the databases."""
         await self.fetcher.stop()
+        await self.keeping.stop()
         await self.search.stop()
         for pool in self.pools.all():
             pool.stop()
         self.database.engine.dispose()
         self.local.engine.dispose()
+        self.lock.release()
 
 
 def open_parts(
@@ -224,7 +235,7 @@ def open_parts(
     power cut; a replica that forgets its last entries follows them again. `local_tables` are
     what this role keeps in local.sqlite beside freshness.
     """
-    state_dir, pools = settings.state_dir, Pools.make(reactor)
+    state_dir, pools, lock = settings.state_dir, Pools.make(reactor), FolderLock(settings.state_dir)
     database, local = _open_databases(state_dir, pools, durable, local_tables)
     frontier, head = _head(database)
     position = Position(reactor, head)
@@ -233,21 +244,26 @@ def open_parts(
     agent = make_agent(reactor)
     caches = _caches(reactor, state_dir, database, position)
     secret = NodeSecret(read_or_make(settings.secret_file, make_secret), time.time)
+    secret.key = read_key(state_dir / KEY_FILE)
+    admission = _admission(settings, database, position, secret)
     blobs = SecretBlobs(state_dir / "secrets")
     token_uses = TokenUses(local, time.time)
     credentials = UpstreamCredentials(blobs, pools.heavy)
     uuid = read_or_make(state_dir / "uuid", lambda: str(uuid4()).encode()).decode().strip()
     identity = Identity(
         database, PasswordChecker(pools.heavy, reactor), blobs, secret, GuessLimits(reactor),
-        time.time, token_uses.used, settings.allow_empty_root_password,
+        time.time, token_uses.used, settings.allow_empty_root_password, admission=admission,
+        trusted=settings.trusted_proxies,
     )  # fmt: skip
     return Parts(
-        reactor=reactor, settings=settings, uuid=uuid, pools=pools, secret=secret,
+        lock=lock, reactor=reactor, settings=settings, uuid=uuid, pools=pools, secret=secret,
         database=database, local=local, frontier=frontier, position=position, store=store,
+        keeping=_keeping(reactor, settings, (database, local), store, position),
+        siblings=_siblings(reactor, settings, secret, uuid),
         fetcher=Fetcher(store, reactor, failures.fetch_failed), failures=failures, health=health,
         agent=agent, client=UpstreamClient(agent, reactor, credentials), credentials=credentials,
         cache=caches[0], hot_files=caches[1], lists=caches[2], identity=identity, blobs=blobs,
-        unlogged=UnloggedFiles(), token_uses=token_uses,
+        unlogged=UnloggedFiles(), token_uses=token_uses, admission=admission,
         root_password=_root_password(settings, database, position), started_at=time.time(),
     )  # fmt: skip
 
@@ -260,6 +276,34 @@ def _caches(
     for cached in (pages, files, lists):
         position.listen(cached.changed)
     return pages, files, lists
+
+
+def _keeping(
+    reactor: Any, settings: NodeSettings, databases: tuple[Database, Database], store: FileStore,
+    position: Position,
+) -> FileKeeping:  # fmt: skip
+    return FileKeeping.make(
+        databases, store, position, reactor, time.time, settings.cache_bytes, settings.scrub_rate
+    )
+
+
+def _siblings(reactor: Any, settings: NodeSettings, secret: NodeSecret, uuid: str) -> Siblings:
+    def headers(path: str) -> dict[str, str]:
+        return {NODE_HEADER: secret.token(uuid, "GET", path)}
+
+    return Siblings(make_direct_agent(reactor), headers, reactor, uuid, settings.region)
+
+
+def _admission(
+    settings: NodeSettings, database: Database, position: Position, secret: NodeSecret
+) -> Admission:
+    admission = Admission(
+        database, lambda: secret.secret, time.time, settings.require_node_keys
+    )  # fmt: skip
+    with database.engine.begin() as connection:
+        admission.take(nodes.known(connection))
+    position.listen(admission.changed)
+    return admission
 
 
 def _root_password(settings: NodeSettings, database: Database, position: Position) -> RootPassword:
@@ -289,6 +333,9 @@ def _open_databases(
         state_dir / "local.sqlite",
         freshness.metadata,
         tokenuse.metadata,
+        ledger.metadata,
+        hosted.metadata,
+        scrub.metadata,
         *local_tables,
         durable=False,
     )
@@ -300,19 +347,4 @@ def _open_databases(
 
 def _head(database: Database) -> tuple[Frontier, Head]:
     with database.engine.begin() as connection:
-        frontier = changelog.frontier(connection)
-        epoch = queries.epoch(connection)
-        time_of_head = queries.head_time(connection)
-    return frontier, Head(frontier.size, epoch.epoch if epoch else 0, frontier.root, time_of_head)
-
-
-def upstream_sources(parts: Parts, located: LocatedFile) -> list[Source]:
-    """The upstream of a mirrored file; nothing for an uploaded one, which is here or lost."""
-    if not isinstance(located.index, MirrorIndex) or located.file.url is None:
-        return []
-    index = located.index
-
-    async def headers(url: str) -> Mapping[str, str]:
-        return await parts.credentials.headers(index, url)
-
-    return [AuthorizedSource(index.name, parts.agent, headers)]
+        return changelog.frontier(connection), queries.head(connection)

@@ -19,6 +19,7 @@ CLIENT_HEADER: Final = "X-Pymirror-Client"
 SOURCE_HEADER: Final = "X-Pymirror-Source"
 PRIMARY_HEADER: Final = "X-Pymirror-Primary"
 MIN_HEADER: Final = "X-Pymirror-Min"
+VIA_HEADER: Final = "X-Pymirror-Via"
 AGE_HEADER: Final = "X-Pymirror-Upstream-Age"
 
 IDENTITY_PATH: Final = "/+log/identity"
@@ -26,8 +27,17 @@ CHECKPOINT_PATH: Final = "/+log/checkpoint"
 EPOCHS_PATH: Final = "/+log/epochs"
 TAIL_PATH: Final = "/+log/tail"
 COSIGN_PATH: Final = "/+log/cosign"
+NOTE_PATH: Final = "/+log/note"
 TILE_PATH: Final = "/+log/tile"
+SNAPSHOTS_PATH: Final = "/+log/snapshots"
+SNAPSHOT_PATH: Final = "/+log/snapshot"
 REFRESH_PATH: Final = "/+node/refresh"
+FILE_PATH: Final = "/+node/file"
+NODES_PATH: Final = "/+nodes"
+NEAREST_PATH: Final = "/+nearest"
+JOIN_PATH: Final = "/+nodes/join"
+INVITE_PATH: Final = "/+nodes/invite"
+KEYS_PATH: Final = "/+nodes/keys"
 FENCE_PATH: Final = "/+node/fence"
 SECRET_PATH: Final = "/+node/secret"  # noqa: S105 (a path)
 
@@ -37,12 +47,18 @@ TAIL_PAGE_ENTRIES: Final = 1_000
 # A page never ends inside a group, and a group has at most 256 parts of 64 KiB.
 TAIL_PAGE_LIMIT: Final = 24 << 20
 
+# A log of fewer entries is as fast to follow from its start.
+SNAPSHOT_FROM_ENTRIES: Final = 20_000
+
 # In this order, each shorter than the next, so that nobody gives up on an honest answer.
 POLL_WAIT_SECONDS: Final = 25.0
 POLL_TIMEOUT_SECONDS: Final = 40.0
 FRONT_TIMEOUT_SECONDS: Final = 60.0
 
 TOKEN_LIFE_SECONDS: Final = 300
+
+# Replicas that follow replicas: how many nodes a request may pass on its way to the primary.
+LONGEST_CHAIN: Final = 8
 
 
 @frozen

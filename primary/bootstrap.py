@@ -23,6 +23,7 @@ from cluster.log.changes import Change, Kind
 from cluster.log.checkpoint import LogSigner
 from cluster.model import Index, MirrorIndex
 from cluster.names import IndexName
+from cluster.promotion import KEY_FILE
 from cluster.protocol import log_origin
 from cluster.state import queries
 from cluster.state.options import to_options
@@ -45,12 +46,12 @@ class FirstStart:
 def load_key(state_dir: Path) -> Ed25519PrivateKey:
     """The key that signs this primary's checkpoints, made on first start (file mode 0600)."""
     raw = read_or_make(
-        state_dir / "log-key", lambda: Ed25519PrivateKey.generate().private_bytes_raw()
+        state_dir / KEY_FILE, lambda: Ed25519PrivateKey.generate().private_bytes_raw()
     )
     try:
         return Ed25519PrivateKey.from_private_bytes(raw)
     except ValueError:
-        raise BadState(f"{state_dir / 'log-key'} is not an Ed25519 key: restore it") from None
+        raise BadState(f"{state_dir / KEY_FILE} is not an Ed25519 key: restore it") from None
 
 
 def public_text(private: Ed25519PrivateKey) -> str:
@@ -98,5 +99,8 @@ def index_set(index: Index) -> Change:
 def signer_for(private: Ed25519PrivateKey, epoch: queries.Epoch) -> LogSigner:
     """The signer of the epoch in force; raises BadState when the key is not that epoch's."""
     if epoch.key != public_text(private):
-        raise BadState("the state directory's log-key is not the key of the log's last epoch")
+        raise BadState(
+            "the state directory's log-key is not the key of the log's last epoch: a replica's "
+            "folder becomes a primary's by `pymirror promote`"
+        )
     return LogSigner(log_origin(epoch.log), private)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, field, frozen
+from treq.client import HTTPClient
 
 from cluster.agent import make_direct_agent
 from cluster.auth.acl import Restricted
@@ -14,14 +15,20 @@ from cluster.auth.oidc import PublisherList, TrustedPublishers
 from cluster.auth.oidckeys import IssuerKeys
 from cluster.files.sources import Source
 from cluster.log.checkpoint import LogSigner
-from cluster.parts import Parts, upstream_sources
+from cluster.log.epochs import Trust
+from cluster.parts import Parts
 from cluster.state import queries
 from cluster.state.links import LocatedFile
+from cluster.threads import Threads
 from cluster.upstream.ondemand import OnDemand
 from cluster.web.devpi.projects import ProjectPages
 from cluster.web.files import Files
+from cluster.web.nearest import Nearest
+from cluster.web.polls import Polls
 from cluster.web.status import LogIdentity
+from primary.acks import Acks
 from primary.bootstrap import FIRST_EPOCH, FirstStart, first_changes, load_key, signer_for
+from primary.compaction import Compaction, Retention
 from primary.devpi.importing import ImportResource
 from primary.devpi.indexes import IndexResource
 from primary.devpi.projects import ProjectResource
@@ -34,10 +41,18 @@ from primary.devpi.toxresults import ToxResults
 from primary.devpi.trusted import TrustedPublishing
 from primary.devpi.users import UserResource
 from primary.feed import Feed
+from primary.fencing import Fencing, read_fence
+from primary.filesources import FileSources
 from primary.followers import Followers
+from primary.joining import Joining
 from primary.mirroring.listing import ListRefresher
 from primary.mirroring.refresh import UpstreamRefresher
+from primary.nodes import Nodes
+from primary.remembered import Remembered
+from primary.snapshots import DEFAULT_EVERY, Snapshots
 from primary.staging import Staging
+from primary.tofence import ToFence, read_left
+from primary.triggers import outbox
 from primary.triggers.sender import Sender, make_sender_agent, node_url
 from primary.triggers.service import Triggers
 from primary.upload import Uploads
@@ -48,12 +63,16 @@ from primary.writer import Writer, utc_now
 @frozen
 class PrimarySettings:
     """What only a primary is told: its first start, who may change users and indexes (None:
-    the usual rules), and who may publish by an identity token of a CI (None: nobody).
+    the usual rules), who may publish by an identity token of a CI (None: nobody), and how many
+    replicas must have a write before it is acknowledged.
     """
 
     first_start: FirstStart
     restrict_modify: Restricted = None
     publishers: PublisherList | None = None
+    sync_replicas: int = 0
+    snapshot_every: int = DEFAULT_EVERY
+    retention: Retention = field(factory=Retention)
 
 
 @define
@@ -67,30 +86,73 @@ class Primary:
     writer: Writer = field(init=False)
     feed: Feed = field(init=False)
     triggers: Triggers = field(init=False)
+    fencing: Fencing = field(init=False)
+    acks: Acks = field(init=False)
+    to_fence: ToFence = field(init=False)
+    snapshots: Snapshots = field(init=False)
+    compaction: Compaction = field(init=False)
 
     async def start(self) -> PrimaryWeb:
         """Begin or continue the log, and make the application."""
         parts = self.parts
         private = await parts.pools.heavy.run(load_key, parts.settings.state_dir)
         self.writer = Writer(parts.database, parts.position, FIRST_EPOCH, parts.frontier)
+        fence = await parts.pools.heavy.run(read_fence, parts.settings.state_dir)
+        self.fencing = Fencing(
+            parts.settings.state_dir,
+            parts.pools.heavy,
+            lambda: self.writer.epoch,
+            parts.position.wake_all,
+            fence,
+        )
+        self.acks = Acks(parts.reactor, parts.database, self.wish.sync_replicas)
         await self.writer.write(
             "+bootstrap", lambda c: first_changes(c, private, parts.blobs, self.wish.first_start)
         )
-        epoch = await parts.database.read(queries.epoch)
-        assert epoch is not None  # noqa: S101 (the first entry starts it)
+        epochs = await parts.database.read(queries.all_epochs)
+        first, epoch = epochs[0], epochs[-1]
         self.writer.epoch = epoch.epoch
         signer = signer_for(private, epoch)
-        followers = Followers(parts.position, time.time)
+        followers = Followers(parts.position, time.time, Remembered(parts.local, time.time))
+        await followers.load()
+        polls = Polls(parts.position)
         self.feed = Feed(
             parts.database, parts.position, signer, parts.identity, followers,
-            epoch.log, epoch.key, lambda: parts.secret.secret,
+            LogIdentity(first.log, first.key), lambda: parts.secret.secret, self.fencing, self.acks,
+            polls,
         )  # fmt: skip
-        self.writer.on_commit = self.feed.committed
+        parts.admission.on_change = lambda: self._nodes_changed(polls)
+        self.writer.on_commit, self.writer.guard = self.feed.committed, self.fencing.check
+        self.writer.confirm = self.acks.confirm
         upgrade = PasswordUpgrade(self.writer, parts.blobs, parts.pools.heavy)
         parts.identity.weak = upgrade.upgrade
         self.triggers = self._triggers()
         self.triggers.start()
-        return self._web(followers, LogIdentity(epoch.log, epoch.key), signer)
+        # All uploads stay: a primary is where others get them from.
+        parts.keeping.start(
+            lambda index: True, lambda: False, FileSources(parts).refetch, self._damaged
+        )
+        self.to_fence = await self._to_fence()
+        self.to_fence.start()
+        await self._keep_log(Trust(first.log, first.key, parts.secret.secret), signer, followers)
+        return self._web(followers, LogIdentity(first.log, first.key), signer)
+
+    async def _keep_log(self, trust: Trust, signer: LogSigner, followers: Followers) -> None:
+        """Begin to make snapshots, and to remove what nobody needs behind them."""
+        parts = self.parts
+        self.snapshots = Snapshots(
+            parts.database, parts.position, parts.identity, signer, trust,
+            parts.settings.state_dir / "snapshots", Threads(parts.reactor, 1, "snapshots"),
+            parts.reactor, self.wish.snapshot_every, self.fencing.require_owner,
+        )  # fmt: skip
+        self.compaction = Compaction(
+            parts.database, self.snapshots, parts.reactor, time.time, followers.slowest,
+            lambda: parts.local.read(outbox.needed), self.wish.retention,
+        )  # fmt: skip
+        self.feed.newest_snapshot = lambda: self.snapshots.newest
+        self.snapshots.made = self.compaction.look
+        await self.snapshots.start()
+        self.compaction.look()
 
     def _web(self, followers: Followers, log: LogIdentity, signer: LogSigner) -> PrimaryWeb:
         parts = self.parts
@@ -105,6 +167,8 @@ class Primary:
         simple, mirror = parts.simple_pages(refresher)
         headers = parts.headers(lambda: log.log)
         files = parts.files(self._sources, refresher.learned)
+        nodes = Nodes(parts.uuid, parts.settings, parts.position, followers, parts.identity)
+        parts.siblings.nodes = nodes.listed
         return PrimaryWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
             headers=headers, quick=parts.quick_pages(headers), identity=parts.identity,
@@ -112,13 +176,16 @@ class Primary:
             status=parts.status(
                 "primary", lambda: log, lambda: None, self._more(followers)
             ),
-            log=parts.log_pages(self.feed.checkpoint), feed=self.feed,
+            log=parts.log_pages(self.feed.checkpoint), feed=self.feed, snapshots=self.snapshots,
             uploads=self._uploads(),
             staging=Staging(parts.identity, self.writer),
             discovery=parts.discovery(), user_pages=parts.user_pages("primary"),
             index_pages=parts.index_pages(mirror),
             project_pages=ProjectPages(parts.database, simple, parts.settings.outside_url),
             finding=parts.finding(simple, mirror), docs=parts.docs(files),
+            nodes=nodes,
+            nearest=Nearest(lambda: nodes.listed()[0], lambda: (nodes.listed(), 0.0),
+                            parts.settings.trusted_proxies),
             users=self._users(), indexes=self._indexes(),
             projects=ProjectResource(parts.identity, self.writer, mirror, simple),
             toxresults=self._toxresults(),
@@ -130,7 +197,22 @@ class Primary:
             imports=ImportResource(
                 parts.identity, self.writer, parts.store, parts.blobs, parts.pools.heavy
             ),
-            mirror=mirror, blobs=parts.blobs, now=time.time,
+            mirror=mirror, fencing=self.fencing, joining=self._joining(log, signer),
+            blobs=parts.blobs, now=time.time,
+        )  # fmt: skip
+
+    def _nodes_changed(self, polls: Polls) -> None:
+        admission = self.parts.admission
+        polls.end(admission.is_revoked)
+        for node in admission.revoked():
+            self.acks.forget(node)
+
+    def _joining(self, log: LogIdentity, signer: LogSigner) -> Joining:
+        parts = self.parts
+        return Joining(
+            parts.identity, parts.database, self.writer, parts.admission,
+            signer.private.private_bytes_raw(), log, lambda: parts.secret.secret, parts.uuid,
+            time.time,
         )  # fmt: skip
 
     def _uploads(self) -> Uploads:
@@ -178,10 +260,22 @@ class Primary:
         publishers = None if listed is None else TrustedPublishers(listed, keys, time.time)
         return TrustedPublishing(publishers, self.writer, time.time, parts.settings.outside_url)
 
+    async def _to_fence(self) -> ToFence:
+        parts = self.parts
+        left = await parts.pools.heavy.run(read_left, parts.settings.state_dir)
+        http = HTTPClient(cast(Any, make_direct_agent(parts.reactor)))
+        return ToFence(
+            parts.settings.state_dir, http, parts.reactor, parts.pools.heavy, parts.secret,
+            parts.uuid, lambda: self.writer.epoch, parts.settings.outside_url, left,
+        )  # fmt: skip
+
     def _more(self, followers: Followers) -> Callable[[], dict[str, Any]]:
         return lambda: {
             "replicas": followers.document(),
             "triggers": self.triggers.document(),
+            "fenced": self.fencing.document(),
+            "to_fence": self.to_fence.left,
+            **self.snapshots.document(),
         }
 
     def _triggers(self) -> Triggers:
@@ -195,13 +289,21 @@ class Primary:
         )
 
     def _sources(self, located: LocatedFile, path: str) -> list[Source]:
-        return upstream_sources(self.parts, located)
+        return FileSources(self.parts).asked(located, path)
+
+    def _damaged(self, sha256: str) -> None:
+        # Small files are kept in memory with their bytes, which may be the damaged ones.
+        self.parts.hot_files.clear(self.parts.position.serial)
 
     def stop_waiting(self) -> None:
         """Answer long polls now."""
         self.feed.stop()
+        self.acks.stop()
 
     async def stop(self) -> None:
         """Finish the writes that were accepted; what is not told yet is told after the start."""
+        await self.compaction.stop()
+        self.snapshots.stop()
+        self.to_fence.stop()
         await self.triggers.stop()
         await self.writer.stop()

@@ -7,63 +7,42 @@ docs/protocol.md; a 404 is never one of them.
 from __future__ import annotations
 
 import base64
-import binascii
-import gzip
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import zstandard
-from attrs import define, field, frozen
+import orjson
+from attrs import define, field
 from sqlalchemy import Connection
+from twisted.internet.defer import CancelledError
 
-from cluster.errors import InvalidRequest, PymirrorError
+from cluster.errors import InvalidRequest
 from cluster.log import changelog
 from cluster.log.checkpoint import Checkpoint, LogSigner
 from cluster.log.merkle import Frontier, leaf_hash
-from cluster.protocol import (
-    POLL_WAIT_SECONDS,
-    REPLICA_HEADER,
-    TAIL_PAGE_BYTES,
-    TAIL_PAGE_ENTRIES,
-    TAIL_TYPE,
-    TailPage,
-    encode_tail,
-    identity_proof,
-)
-from cluster.singleflight import SingleFlight
+from cluster.protocol import REPLICA_HEADER, TAIL_PAGE_BYTES, TAIL_PAGE_ENTRIES
+from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.position import Position
 from cluster.web.identity import Identity, client_address
+from cluster.web.polls import Polls
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
+from cluster.web.status import LogIdentity
+from cluster.web.tail import (
+    COMPRESS_FROM_BYTES,
+    NO_STORE,
+    Asked,
+    Key,
+    OtherHistory,
+    Page,
+    Pages,
+    asked,
+    identity_reply,
+    packed,
+)
+from primary.acks import Acks
+from primary.fencing import Fencing
 from primary.followers import Followers
-
-_COMPRESS_FROM_BYTES = 2_048
-_PAGES_KEPT = 4
-
-
-class OtherHistory(PymirrorError):
-    """The follower's (size, root) is not in this log: one of the two was restored or forked."""
-
-    status = 409
-
-
-class OtherLog(PymirrorError):
-    """The follower follows another log than this one."""
-
-    status = 412
-
-
-@frozen
-class _Page:
-    """An encoded page, and the root of the entries before it."""
-
-    before: bytes
-    body: bytes
-    encoding: str | None
-
-
-Key = tuple[int, int, str | None]
 
 
 @define
@@ -75,17 +54,18 @@ class Feed:
     _signer: LogSigner
     _identity: Identity
     _followers: Followers
-    _log_id: str
-    _key: str
+    _log: LogIdentity
     _secret: Callable[[], bytes]
-    _pages: OrderedDict[Key, _Page] = field(factory=OrderedDict)
-    _encoding: SingleFlight[Key, _Page] = field(factory=SingleFlight)
+    _fencing: Fencing
+    _acks: Acks
+    _polls: Polls
+    _pages: Pages = field(factory=Pages)
     _newest: tuple[Frontier, Sequence[bytes], Frontier] | None = None
-    _stopping: bool = False
+    newest_snapshot: Callable[[], int | None] = lambda: None
 
     def committed(self, before: Frontier, entries: Sequence[bytes], after: Frontier) -> None:
         """Keep what was committed just now: followers that are in sync want exactly that."""
-        small = sum(map(len, entries)) <= _COMPRESS_FROM_BYTES
+        small = sum(map(len, entries)) <= COMPRESS_FROM_BYTES
         self._newest = (before, entries, after) if small else None
 
     def checkpoint(self) -> bytes:
@@ -95,95 +75,103 @@ class Feed:
 
     def identity(self, request: NodeRequest) -> Reply:
         """Which log this is, with a proof that this node holds the cluster's secret."""
-        nonce = argument(request, b"nonce")
-        if not 16 <= len(nonce) <= 128:
-            raise InvalidRequest("identity needs a nonce of 16 to 128 characters")
-        proof = identity_proof(self._secret(), nonce, self._log_id, self._key)
-        document = {"log": self._log_id, "key": self._key, "proof": proof}
-        return json_reply(document, headers={"Cache-Control": "no-store"})
+        return identity_reply(request, self._log, self._secret())
+
+    async def epochs(self, request: NodeRequest) -> Reply:
+        """How the epochs after the first began: what a follower believes of who signs."""
+        self._identity.require_node(request)
+        listed = [start.to_json() for start in await self._database.read(queries.starts)]
+        return json_reply({"epochs": listed}, headers=NO_STORE)
+
+    async def cosign(self, request: NodeRequest) -> Reply:
+        """A replica has everything up to some serials durably (see `primary.acks`)."""
+        node = self._identity.require_node(request)
+        try:
+            said = orjson.loads(request.content.read())
+            position, files_position = int(said["position"]), int(said["files_position"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            raise InvalidRequest("cosign takes position and files_position") from None
+        if not 0 <= files_position <= position <= self._position.serial:
+            raise OtherHistory(f"this log ends at {self._position.serial}")
+        self._acks.cosigned(node, position, files_position)
+        return Reply(204)
 
     async def tail(self, request: NodeRequest) -> Reply:
         """A page of entries behind the follower's position, waited for if there is none yet."""
         node = self._identity.require_node(request)
-        start, root, wait_seconds = self._asked(request)
+        try:
+            return await self._tail(node, request)
+        except OtherHistory as error:
+            self._followers.refused(node, str(error))
+            raise
+        except CancelledError:
+            self._followers.lost(node)
+            raise
+
+    async def _tail(self, node: str, request: NodeRequest) -> Reply:
+        question = asked(request, self._log.log)
+        start, root = question.start, question.root
+        await self._fencing.learn(question.epoch, None)
+        self._fencing.require_owner()
         address = client_address(request)
-        self._followers.heard(node, start, request.header(REPLICA_HEADER), address)
+        said = self._followers.heard(
+            node, start, request.header(REPLICA_HEADER), address, base64.b64encode(root).decode()
+        )
         if start > self._position.serial:
             raise OtherHistory(f"this log ends at {self._position.serial}, you are at {start}")
-        if start == self._position.serial and wait_seconds and not self._stopping:
-            await self._position.reached(start + 1, wait_seconds)
-        page = await self._page(start, _encoding(request.header("Accept-Encoding") or ""))
+        if start == self._position.serial and root == self._position.head.root:
+            self._acks.cosigned(node, start, files_position(said, start))
+            if question.wait_seconds:
+                await self._polls.wait(node, start + 1, question.wait_seconds)
+                self._identity.require_node(request)  # it may have been revoked meanwhile
+        try:
+            page = await self._page(question)
+        except changelog.Compacted as error:
+            where = {"minimum": error.minimum, "snapshot": self.newest_snapshot()}
+            return json_reply(where, 410, NO_STORE)
+        self._fencing.require_owner()
         if page.before != root:
             raise OtherHistory(f"my root of {start} entries is not yours")
-        headers = {"Cache-Control": "no-store"}
-        if page.encoding is not None:
-            headers["Content-Encoding"] = page.encoding
-        return Reply(200, page.body, TAIL_TYPE, headers)
+        self._acks.cosigned(node, start, files_position(said, start))
+        return page.reply()
+
+    async def note(self, request: NodeRequest, size: str) -> Reply:
+        """A signed note for an earlier size of the log: for replicas that others follow."""
+        self._identity.require_node(request)
+        if not size.isdigit() or not 0 <= int(size) <= self._position.serial:
+            raise InvalidRequest("the log is not that long")
+        at = await self._database.read(lambda c: changelog.frontier(c, int(size)))
+        return Reply(200, self._signed(at), "text/plain; charset=utf-8", NO_STORE)
 
     def stop(self) -> None:
         """Answer those who wait, and let nobody wait any more: the node is going down."""
-        self._stopping = True
-        self._position.wake_all()
+        self._polls.stop()
 
-    def _asked(self, request: NodeRequest) -> tuple[int, bytes, float]:
-        def value(name: bytes) -> str:
-            return argument(request, name)
+    async def _page(self, question: Asked) -> Page:
+        key = (question.start, self._position.serial, question.encoding)
+        page = self._pages.known(key) or self._of_newest(question.start)
+        return page or await self._pages.get(
+            key, lambda: self._database.read(lambda c: self._encode(c, key))
+        )
 
-        if value(b"log") != self._log_id:
-            raise OtherLog(f"this is log {self._log_id}")
-        try:
-            start, wait_seconds = int(value(b"from")), float(value(b"wait") or 0)
-            root = base64.urlsafe_b64decode(value(b"root"))
-        except (ValueError, binascii.Error):
-            raise InvalidRequest("tail needs from=<size>, root=<base64url> and wait=<s>") from None
-        if start < 0 or not 0 <= wait_seconds <= 3_600:
-            raise InvalidRequest("from or wait is out of range")
-        return start, root, min(wait_seconds, POLL_WAIT_SECONDS)
-
-    async def _page(self, start: int, encoding: str | None) -> _Page:
-        key = (start, self._position.serial, encoding)
-        page = self._pages.get(key)
-        if page is None:
-            page = self._of_newest(start)
-        if page is None:
-            page = await self._encoding.run(key, lambda: self._make(key))
-        return page
-
-    def _of_newest(self, start: int) -> _Page | None:
+    def _of_newest(self, start: int) -> Page | None:
         if self._newest is None or self._newest[0].size != start:
             return None
         before, entries, after = self._newest
-        return _Page(before.root, self._encoded(entries, after), None)
+        return packed(before.root, entries, self._signed(after), None)
 
-    def _encoded(self, entries: Sequence[bytes], after: Frontier) -> bytes:
-        note = self._signer.sign(Checkpoint(self._signer.name, after.size, after.root))
-        return encode_tail(TailPage(entries, note))
+    def _signed(self, after: Frontier) -> bytes:
+        return self._signer.sign(Checkpoint(self._signer.name, after.size, after.root))
 
-    async def _make(self, key: Key) -> _Page:
-        page = await self._database.read(lambda c: self._encode(c, *key))
-        self._pages[key] = page
-        while len(self._pages) > _PAGES_KEPT:
-            self._pages.popitem(last=False)
-        return page
-
-    def _encode(
-        self, connection: Connection, start: int, until: int, encoding: str | None
-    ) -> _Page:
+    def _encode(self, connection: Connection, key: Key) -> Page:
+        start, until, encoding = key
         before = changelog.frontier(connection, start)
         entries = changelog.read_raw(connection, start, TAIL_PAGE_BYTES, TAIL_PAGE_ENTRIES, until)
         after = before.extended(leaf_hash(entry) for entry in entries)
-        plain = self._encoded(entries, after)
-        if encoding is None or len(plain) < _COMPRESS_FROM_BYTES:
-            return _Page(before.root, plain, None)
-        packed = zstandard.compress(plain, 3) if encoding == "zstd" else gzip.compress(plain, 6)
-        return _Page(before.root, packed, encoding)
+        return packed(before.root, entries, self._signed(after), encoding)
 
 
-def argument(request: NodeRequest, name: bytes) -> str:
-    """A query argument's first value, or an empty text."""
-    values: list[bytes] = request.args.get(name, [b""])
-    return values[0].decode("ascii", "replace")
-
-
-def _encoding(accepted: str) -> str | None:
-    return next((name for name in ("zstd", "gzip") if name in accepted), None)
+def files_position(said: Mapping[str, Any], position: int) -> int:
+    """Up to which serial a replica says to have all uploaded files; at most its position."""
+    value = said.get("files_position")
+    return min(value, position) if type(value) is int and value > 0 else 0

@@ -2,71 +2,158 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import orjson
-from attrs import define, field, frozen
+from attrs import asdict, define, field
 
-from cluster.state.position import Position
+from cluster.hints import replica_hint
+from cluster.nearest import CONTACT_SECONDS, LOST_SECONDS, STALE_SECONDS, is_fresh
+from cluster.state.position import Head, Position
+from cluster.state.rows import Touched
 from cluster.upstream.health import iso
+from primary.remembered import FORGET_SECONDS, Remembered
+from primary.reports import read_report
 
+DIVERGED: Final = "diverged"
 _MOST = 1_000
-_REPORT_KEYS = ("outside_url", "version", "state", "files_in_sync", "cache_bytes")
+_COMMITS = 1_024
+_AS_TIMES = {"state_since", "error_at"}
 
 
-@frozen
-class Report:
-    """One poll of one replica: its position, what it said of itself, when (seconds since 1970)."""
+@define
+class Replica:
+    """What is known of a replica; times are seconds since 1970.
+
+    `root` is what it says its log's root is (base64), `refused` why that is not in this log.
+    `lost_at` is when the connection of its last poll broke.
+    """
 
     position: int
+    root: str
     at: float
     address: str
     said: dict[str, Any]
+    behind_since: float | None = None
+    refused: str | None = None
+    refused_at: float | None = None
+    lost_at: float | None = None
 
 
 @define
 class Followers:
-    """The last report of every replica that this process has heard of."""
+    """Every replica heard of in the last 30 days, with its last report."""
 
     _position: Position
     _now: Callable[[], float]
-    _reports: dict[str, Report] = field(factory=dict)
-    _behind_since: dict[str, float] = field(factory=dict)
+    _memory: Remembered | None = None
+    _replicas: dict[str, Replica] = field(factory=dict)
+    _commits: deque[tuple[int, float]] = field(factory=lambda: deque(maxlen=_COMMITS))
 
-    def heard(self, node: str, position: int, header: str | None, address: str) -> None:
-        """A replica polled; `header` is the JSON it sends of itself, which may be anything."""
-        try:
-            said = orjson.loads((header or "{}")[:4_096])
-        except orjson.JSONDecodeError:
-            said = {}
-        known = {k: said[k] for k in _REPORT_KEYS if k in said} if isinstance(said, dict) else {}
-        if node not in self._reports and len(self._reports) >= _MOST:
-            del self._reports[min(self._reports, key=lambda uuid: self._reports[uuid].at)]
-        self._reports[node] = Report(position, self._now(), address, known)
-        if position >= self._position.serial:
-            self._behind_since.pop(node, None)
-        else:
-            self._behind_since.setdefault(node, self._now())
+    def __attrs_post_init__(self) -> None:
+        self._position.listen(self._committed)
+
+    async def load(self) -> None:
+        """Take up what was known before the last restart."""
+        if self._memory is not None:
+            for node, record in (await self._memory.load()).items():
+                self._replicas.setdefault(node, _recalled(record))
+
+    def heard(
+        self, node: str, position: int, header: str | None, address: str, root: str = ""
+    ) -> dict[str, Any]:
+        """A replica polled; `header` is the JSON it sends of itself, which may be anything.
+
+        Returns what is understood of it.
+        """
+        now, said = self._now(), read_report(header)
+        before = self._replicas.get(node)
+        if before is None and len(self._replicas) >= _MOST:
+            self.forget(min(self._replicas, key=lambda uuid: self._replicas[uuid].at))
+        heard = Replica(position, root, now, address, said)
+        if before is not None and (before.position, before.root) == (position, root):
+            heard.refused, heard.refused_at = before.refused, before.refused_at
+        if position < self._position.serial:
+            heard.behind_since = (before and before.behind_since) or now
+        self._replicas[node] = heard
+        if self._memory is not None:
+            self._memory.note(node, asdict(heard))
+        return said
+
+    def refused(self, node: str, why: str) -> None:
+        """What a replica holds is not a beginning of this log."""
+        replica = self._replicas[node]
+        replica.refused, replica.refused_at = why, replica.refused_at or self._now()
+
+    def lost(self, node: str) -> None:
+        """The connection of a replica's poll broke."""
+        if node in self._replicas:
+            self._replicas[node].lost_at = self._now()
+
+    def forget(self, node: str) -> None:
+        """A replica is no more: `pymirror node revoke`."""
+        self._replicas.pop(node, None)
+        if self._memory is not None:
+            self._memory.forget(node)
+
+    def slowest(self, seconds: float) -> int | None:
+        """The lowest position of a replica that polled within so many seconds; None for none."""
+        since = self._now() - seconds
+        return min((r.position for r in self._replicas.values() if r.at >= since), default=None)
 
     def document(self) -> list[dict[str, Any]]:
         """The `replicas` part of the primary's status document."""
         now = self._now()
-        return [
-            {
-                "uuid": node,
-                "address": report.address,
-                "position": report.position,
-                "lag_entries": max(0, self._position.serial - report.position),
-                "lag_seconds": self._lag_seconds(node, report, now),
-                "last_contact": iso(report.at),
-                "last_contact_seconds": round(now - report.at, 3),
-                **report.said,
-            }
-            for node, report in sorted(self._reports.items())
-        ]
+        known = sorted(self._replicas.items())
+        return [self._row(node, r, now) for node, r in known if now - r.at < FORGET_SECONDS]
 
-    def _lag_seconds(self, node: str, report: Report, now: float) -> float:
-        if report.position >= self._position.serial:
+    def _row(self, node: str, replica: Replica, now: float) -> dict[str, Any]:
+        said = {k: iso(v) if k in _AS_TIMES else v for k, v in replica.said.items()}
+        lag_seconds = self._lag_seconds(replica, now)
+        lost_for = None if replica.lost_at is None else round(now - replica.lost_at, 3)
+        row = {
+            "uuid": node,
+            "address": replica.address,
+            "position": replica.position,
+            "root": replica.root or None,
+            "lag_entries": max(0, self._position.serial - replica.position),
+            "lag_seconds": lag_seconds,
+            "last_contact": iso(replica.at),
+            "last_contact_seconds": round(now - replica.at, 3),
+            "lost_seconds": lost_for,
+            **said,
+        }
+        if replica.refused is not None:
+            row |= {
+                "state": DIVERGED, "state_since": iso(replica.refused_at),
+                "error": replica.refused, "error_at": iso(replica.refused_at),
+            }  # fmt: skip
+        row["healthy"] = is_fresh(row)
+        is_lost = now - replica.at > CONTACT_SECONDS or (lost_for or 0.0) > LOST_SECONDS
+        row["hint"] = replica_hint(
+            row["state"], is_lost=is_lost, is_behind=lag_seconds > STALE_SECONDS
+        )
+        return row
+
+    def _committed(self, head: Head, touched: Touched) -> None:
+        self._commits.append((head.serial, self._now()))
+
+    def _lag_seconds(self, replica: Replica, now: float) -> float:
+        if replica.position >= self._position.serial:
             return 0.0
-        return round(now - self._behind_since.get(node, report.at), 3)
+        since = replica.behind_since
+        if since is None:  # it had everything: what it lacks was committed since
+            missing = (at for serial, at in self._commits if serial > replica.position)
+            since = max(replica.at, next(missing, replica.at))
+        return round(max(0.0, now - since), 3)
+
+
+def _recalled(record: dict[str, Any]) -> Replica:
+    # The fields are those of this version, whichever version wrote them.
+    said = read_report(orjson.dumps(record.get("said")).decode())
+    return Replica(
+        int(record["position"]), str(record["root"]), float(record["at"]), str(record["address"]),
+        said,
+    )  # fmt: skip

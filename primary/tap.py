@@ -16,8 +16,12 @@ from cluster.errors import InvalidRequest
 from cluster.node import NodeService
 from cluster.options import NodeOptions, check_url
 from cluster.parts import open_parts
+from cluster.state.optionvalues import MOST_SYNC_REPLICAS
+from primary import remembered
 from primary.bootstrap import FirstStart
+from primary.compaction import DEFAULT_DAYS, DEFAULT_ENTRIES, Retention
 from primary.compose import Primary, PrimarySettings
+from primary.snapshots import DEFAULT_EVERY
 from primary.triggers.tables import metadata as trigger_tables
 
 
@@ -37,6 +41,14 @@ class Options(NodeOptions):
         ["restrict-modify", None, None, "Let only these users, separated by commas, create and "
          "change users and indexes; include root, if it is to go on [default: everybody creates "
          "users, who change what is their own]."],
+        ["sync-replicas", None, None, "How many replicas must have a write, and the files it "
+         "names, before it is acknowledged; an index may ask for more [default: 0]."],
+        ["snapshot-every", None, None, "Make a snapshot of the state whenever the log has grown "
+         f"by so many entries; 0: only on request [default: {DEFAULT_EVERY}]."],
+        ["keep-entries", None, None, "Keep so many entries of the log below the older of two "
+         f"snapshots [default: {DEFAULT_ENTRIES}]."],
+        ["keep-days", None, None, "Keep entries of the log for so many days "
+         f"[default: {DEFAULT_DAYS}]."],
         ["trusted-publishers", None, None, "TOML file that says who may publish by an identity "
          "token of a CI (trusted publishing); see docs/access.md."],
     ]  # fmt: skip
@@ -51,10 +63,29 @@ class Options(NodeOptions):
         path = self["root-passwd-file"]
         if path and not Path(path).expanduser().is_file():
             raise usage.UsageError(f"--root-passwd-file {path} is not a file")
+        replicas = self["sync-replicas"] or "0"
+        if not replicas.isdigit() or int(replicas) > MOST_SYNC_REPLICAS:
+            raise usage.UsageError(f"--sync-replicas is a number up to {MOST_SYNC_REPLICAS}")
 
     def primary_settings(self) -> PrimarySettings:
         """The checked settings that only a primary has."""
-        return PrimarySettings(self._first_start(), self._restrict_modify(), self._publishers())
+        return PrimarySettings(
+            self._first_start(),
+            self._restrict_modify(),
+            self._publishers(),
+            int(self["sync-replicas"] or 0),
+            self._number("snapshot-every", DEFAULT_EVERY),
+            Retention(
+                self._number("keep-entries", DEFAULT_ENTRIES),
+                self._number("keep-days", DEFAULT_DAYS),
+            ),
+        )
+
+    def _number(self, name: str, default: int) -> int:
+        text = self[name]
+        if text is not None and not (text.isdecimal() and len(text) < 16):
+            raise usage.UsageError(f"--{name} is a number of 0 or more, not {text!r}")
+        return default if text is None else int(text)
 
     def _first_start(self) -> FirstStart:
         path = self["root-passwd-file"]
@@ -96,6 +127,13 @@ def makeService(options: Options) -> Service:
         reactor,
         settings,
         lambda r: Primary(
-            open_parts(r, settings, make_secret, durable=True, local_tables=[trigger_tables]), wish
+            open_parts(
+                r,
+                settings,
+                make_secret,
+                durable=True,
+                local_tables=[trigger_tables, remembered.metadata],
+            ),
+            wish,
         ),
     )

@@ -12,7 +12,18 @@ from cluster.durable import SecretBlobs
 from cluster.errors import InvalidRequest, NotFound
 from cluster.model import SHA256, MirrorIndex
 from cluster.names import project_name
-from cluster.protocol import IDENTITY_PATH, REFRESH_PATH, SECRET_PATH, SERIAL_HEADER, TAIL_PATH
+from cluster.protocol import (
+    COSIGN_PATH,
+    EPOCHS_PATH,
+    FENCE_PATH,
+    IDENTITY_PATH,
+    NOTE_PATH,
+    NODES_PATH,
+    REFRESH_PATH,
+    SECRET_PATH,
+    SERIAL_HEADER,
+    TAIL_PATH,
+)
 from cluster.state import queries
 from cluster.state.freshness import THE_LIST
 from cluster.upstream.ondemand import OnDemand
@@ -23,7 +34,7 @@ from cluster.web.request import NodeRequest, StreamHandler
 from cluster.web.routes import answering, checked
 from cluster.web.uploadtarget import upload_target
 from cluster.web.xmlrpc import is_xmlrpc
-from primary import staging
+from primary import joining, snapshots, staging
 from primary.devpi import importing, indexes, projects, push, tokens, toxresults, trusted, users
 from primary.devpi.importing import ImportResource
 from primary.devpi.indexes import IndexResource
@@ -34,6 +45,10 @@ from primary.devpi.toxresults import ToxResults
 from primary.devpi.trusted import TrustedPublishing
 from primary.devpi.users import UserResource
 from primary.feed import Feed
+from primary.fencing import Fencing, fence_order
+from primary.joining import Joining
+from primary.nodes import Nodes
+from primary.snapshots import Snapshots
 from primary.staging import Staging
 from primary.upload import Uploads
 
@@ -45,6 +60,7 @@ class PrimaryWeb(DevpiWeb):
     app = Klein()
 
     feed: Feed
+    snapshots: Snapshots
     uploads: Uploads
     staging: Staging
     users: UserResource
@@ -56,6 +72,9 @@ class PrimaryWeb(DevpiWeb):
     trusted: TrustedPublishing
     imports: ImportResource
     mirror: OnDemand
+    fencing: Fencing
+    joining: Joining
+    nodes: Nodes
     blobs: SecretBlobs
     now: Callable[[], float]
 
@@ -79,6 +98,34 @@ class PrimaryWeb(DevpiWeb):
     @answering
     async def _tail(self, request: NodeRequest) -> Reply:
         return await self.feed.tail(request)
+
+    @app.route(EPOCHS_PATH, methods=["GET"])
+    @answering
+    async def _epochs(self, request: NodeRequest) -> Reply:
+        return await self.feed.epochs(request)
+
+    @app.route(NOTE_PATH + "/<size>", methods=["GET"])
+    @answering
+    async def _note(self, request: NodeRequest, size: str) -> Reply:
+        return await self.feed.note(request, size)
+
+    @app.route(COSIGN_PATH, methods=["POST"])
+    @answering
+    async def _cosign(self, request: NodeRequest) -> Reply:
+        return await self.feed.cosign(request)
+
+    @app.route(NODES_PATH, methods=["GET"])
+    @answering
+    async def _nodes(self, request: NodeRequest) -> Reply:
+        return self.nodes.reply(request)
+
+    @app.route(FENCE_PATH, methods=["POST"])
+    @answering
+    async def _fence(self, request: NodeRequest) -> Reply:
+        self.identity.require_node(request)
+        epoch, url = fence_order(request.content.read())
+        await self.fencing.learn(epoch, url)
+        return json_reply({"fenced": self.fencing.fence is not None})
 
     @app.route("/+node/admit/<user>/<name>", methods=["GET"])
     @answering
@@ -140,5 +187,7 @@ class PrimaryWeb(DevpiWeb):
 
 
 add_read_routes(PrimaryWeb.app)
-for module in (staging, users, indexes, projects, push, toxresults, tokens, trusted, importing):
+for module in (
+    joining, snapshots, staging, users, indexes, projects, push, toxresults, tokens, trusted, importing,
+):  # fmt: skip
     module.add_routes(PrimaryWeb.app)

@@ -7,7 +7,7 @@ share one transaction and one fsync. Order of effects: entries, tiles and state 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from attrs import define, field, frozen
@@ -18,8 +18,9 @@ from twisted.logger import Logger
 
 from cluster.errors import Unavailable
 from cluster.log import changelog
-from cluster.log.changes import Change, Entry, encode
+from cluster.log.changes import Change, Entry, Kind, encode
 from cluster.log.merkle import Frontier
+from cluster.names import IndexName
 from cluster.state.apply import apply
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
@@ -29,15 +30,24 @@ Decide = Callable[[Connection], Sequence[Change]]
 OnCommit = Callable[[Frontier, Sequence[bytes], Frontier], None]
 """Told of each commit: the frontier before, the entries, the frontier after."""
 
+Confirm = Callable[["str", "Written", "IndexName | None"], Awaitable[None]]
+"""Waits, after a commit, until the write by an actor on an index may be acknowledged."""
+
 _MAX_GROUP = 256
+_NAME_FILES = frozenset(
+    {Kind.FILE_ADDED, Kind.DOCS_SET, Kind.TOXRESULT_ADDED, Kind.STAGE_PUBLISHED}
+)
 
 
 @frozen
 class Written:
-    """The serial of a write's last entry, or the head's when nothing had to change."""
+    """The serial of a write's last entry, or the head's when nothing had to change; and whether
+    it named files, as far as is known.
+    """
 
     serial: int
     changed: bool
+    with_files: bool = True
 
 
 @define
@@ -85,25 +95,32 @@ class Writer:
     epoch: int
     frontier: Frontier
     on_commit: OnCommit | None = None
+    guard: Callable[[], None] = lambda: None
+    confirm: Confirm | None = None
     _now: Callable[[], datetime] = utc_now
     _pending: list[_Pending] = field(factory=list)
     _running: Deferred[None] | None = None
     _stopped: bool = False
 
-    async def write(self, actor: str, decide: Decide) -> Written:
+    async def write(self, actor: str, decide: Decide, index: IndexName | None = None) -> Written:
         """Let `decide` look at the state and record what it returns; durable when this returns.
 
         `decide` runs on the writer thread in the transaction that will hold its changes; an
-        error it raises is raised here, and nothing of its is recorded. Raises Unavailable while
-        shutting down.
+        error it raises is raised here, and nothing of its is recorded. `index` may ask for more
+        replicas to have the write before this returns. Raises Unavailable while shutting down,
+        when fenced, or when too few replicas have it in time.
         """
         if self._stopped:
             raise Unavailable("this primary is shutting down; try again in a few seconds")
+        self.guard()
         pending = _Pending(actor, decide)
         self._pending.append(pending)
         if self._running is None or self._running.called:
             self._running = Deferred.fromCoroutine(self._run())
-        return await pending.done
+        written = await pending.done
+        if self.confirm is not None:
+            await self.confirm(actor, written, index)
+        return written
 
     async def stop(self) -> None:
         """Refuse new writes and wait for those that were accepted."""
@@ -120,7 +137,12 @@ class Writer:
 
     async def _commit(self, group: list[_Pending]) -> None:
         try:
+            self.guard()
             outcome = await self.database.write(lambda c: self._transaction(c, group))
+        except Unavailable as error:  # fenced meanwhile
+            for pending in group:
+                pending.done.errback(error)
+            return
         except Exception as error:  # the transaction is rolled back: nobody is acknowledged
             self._log.failure("a group of {count} writes failed", count=len(group))
             for pending in group:
@@ -161,7 +183,8 @@ class Writer:
             savepoint.commit()
             frontier = extended
             appended += [entry.raw for entry in entries]
-            results.append(Written(frontier.size, bool(entries)))
+            named = not entries or any(entry.kind in _NAME_FILES for entry in entries)
+            results.append(Written(frontier.size, bool(entries), named))
         return _Outcome(frontier, appended, results, touched, time)
 
     def _apply(

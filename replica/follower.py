@@ -7,14 +7,13 @@ waiters wake. Any failed check: nothing of the page is applied.
 
 from __future__ import annotations
 
-import base64
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
-from attrs import define, field, frozen
+from attrs import define, field
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -24,41 +23,34 @@ from cluster.clock import Clock
 from cluster.durable import write_durably
 from cluster.errors import LogError
 from cluster.log import changelog
-from cluster.log.changes import decode
-from cluster.log.checkpoint import LogKey
-from cluster.log.epochs import MARK, Owner, Trust, next_owner, owner_after
-from cluster.log.merkle import Frontier, leaf_hash
-from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT, TailPage, log_origin
+from cluster.log.epochs import Start, Trust
+from cluster.log.merkle import Frontier
+from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT
 from cluster.state import queries
-from cluster.state.apply import apply
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
+from cluster.state.rollback import roll_back
 from cluster.state.rows import Touched
 from cluster.threads import Runner
 from cluster.web.status import LogIdentity
+from replica.bootstrap import Bootstrap
 from replica.following import (
+    Diverged,
     Following,
+    NotPrimary,
     State,
+    TooFarBehind,
     applied,
     delay_seconds,
     failed,
 )
 from replica.primary_client import PrimaryClient, unpack
 from replica.secretsync import LacksSecrets, SecretSync
+from replica.taking import Taken, take
 
 # An empty page normally comes after a long wait; a primary that sends them at once (it is
 # going down, or worse) must not keep both of us busy.
 _EMPTY_PAGE_SECONDS = 0.05
-
-
-@frozen
-class Taken:
-    """A page after it was applied; `checkpoint` is the signed note for its end."""
-
-    checkpoint: bytes
-    frontier: Frontier
-    head: Head
-    touched: Touched
 
 
 @define(eq=False)
@@ -77,9 +69,12 @@ class Follower:
     frontier: Frontier
     report: Callable[[Following], dict[str, Any]]
     _secrets: SecretSync
+    bootstrap: Bootstrap | None = None
     following: Following = field(factory=Following)
     identity: LogIdentity | None = None
     note: bytes | None = None
+    _later: tuple[Start, ...] | None = None
+    _had_no_more: bool = False
     _chance: random.Random = field(factory=random.Random)
     _running: Deferred[None] | None = None
     _pausing: Deferred[None] | None = None
@@ -127,6 +122,9 @@ class Follower:
 
     def _failed(self, error: Exception) -> None:
         before = self.following.state
+        # Who answers next may be another primary, of a later epoch.
+        self._later, self._had_no_more = None, False
+        self._client.move_on(error.primary_url if isinstance(error, NotPrimary) else None)
         self.following = failed(self.following, error, self._now())
         if self.following.state is not before:
             self._log.warn(
@@ -154,30 +152,58 @@ class Follower:
 
     async def _step(self) -> None:
         identity = await self._known_identity()
+        trust = Trust(identity.log, identity.key, self._client.secret)
+        if self._later is None:
+            self._later = tuple(s for s in await self._client.epochs() if s.is_proven(trust))
+        await self._start_from_snapshot(trust, self._later)
+        try:
+            await self._take_page(trust, self._later)
+        except TooFarBehind:
+            if self.bootstrap is None:
+                raise
+            self.bootstrap.demand()
+        except Diverged:
+            if not await self._healed(self._later):
+                raise
+
+    async def _take_page(self, trust: Trust, later: Sequence[Start]) -> None:
         at = self.frontier
         # Only who has everything waits for news: a restarted replica must learn at once that
-        # nothing is missing.
-        in_sync = self.following.state is State.IN_SYNC
+        # nothing is missing. A replica that we follow may have no more although there is more.
+        waits = self.following.state is State.IN_SYNC or self._had_no_more
         report = orjson.dumps(self.report(self.following))
         body, encoding, primary_serial = await self._client.tail(
-            identity.log, at, POLL_WAIT_SECONDS if in_sync else 0.0, report
+            trust.log, at, self._position.head.epoch, POLL_WAIT_SECONDS if waits else 0.0, report
         )
-        trust = Trust(identity.log, identity.key, self._client.secret)
 
         def work(connection: Connection) -> Taken:
             # Decompressing here too saves a trip between threads for each page.
             page = unpack(body, encoding, TAIL_PAGE_LIMIT)
             self._secrets.require(page.entries)
-            return take(connection, trust, at, page)
+            return take(connection, trust, at, page, later)
 
         try:
             taken = await self._database.write(work)
         except LacksSecrets as lacking:
             await self._secrets.fetch(lacking.names)
             taken = await self._database.write(work)
-        self.note = taken.checkpoint
-        self.frontier = taken.frontier
-        if taken.frontier.size > at.size:
+        await self._taken(taken, primary_serial)
+        if taken.frontier.size == at.size:
+            await self._pause(_EMPTY_PAGE_SECONDS)
+
+    async def _start_from_snapshot(self, trust: Trust, later: Sequence[Start]) -> None:
+        if self.bootstrap is None or not await self.bootstrap.is_due(self.frontier):
+            return
+        self.following = self.following.moved(State.BOOTSTRAPPING, self._now())
+        started = await self.bootstrap.run(trust, self.frontier, later)
+        self.note, self.frontier = None, started.frontier
+        self._position.advance(started.head, Touched(indexes=True))
+
+    async def _taken(self, taken: Taken, primary_serial: int) -> None:
+        grown = taken.frontier.size > self.frontier.size
+        self._had_no_more = not grown
+        self.note, self.frontier = taken.checkpoint, taken.frontier
+        if grown:
             time = taken.head.time or self._position.head.time
             self._position.advance(
                 Head(taken.head.serial, taken.head.epoch, taken.head.root, time), taken.touched
@@ -186,8 +212,30 @@ class Follower:
         self.following = applied(before, self._position.serial, primary_serial, now)
         if self.following.caught_up_once and not before.caught_up_once:
             await self._heavy.run(write_durably, self._caught_up_file, b"")
-        if taken.frontier.size == at.size:
-            await self._pause(_EMPTY_PAGE_SECONDS)
+
+    async def _healed(self, later: Sequence[Start]) -> bool:
+        """Whether what we hold beyond a newer epoch's beginning could be taken back."""
+        fork = next((s for s in later if s.epoch > self._position.head.epoch), None)
+        if fork is None or fork.serial > self.frontier.size:
+            return False
+        size = fork.serial - 1
+        self._log.warn("epoch {epoch} began behind entry {size}: taking back what we hold beyond",
+                       epoch=fork.epoch, size=size)  # fmt: skip
+
+        def work(connection: Connection) -> tuple[Path | None, Head]:
+            if changelog.frontier(connection, size).root != fork.root:
+                return None, self._position.head
+            orphans = roll_back(connection, size, self._state_dir)
+            return orphans, queries.head(connection)
+
+        orphans, head = await self._database.write(work)
+        if orphans is None:
+            return False
+        self._log.warn("entries that nobody else has are in {orphans}", orphans=orphans)
+        self.note = None
+        self.frontier = await self._database.read(changelog.frontier)
+        self._position.rewind(head)
+        return True
 
     async def _known_identity(self) -> LogIdentity:
         if self.identity is None:
@@ -218,44 +266,3 @@ def read_identity(path: Path) -> LogIdentity | None:
 def write_identity(path: Path, identity: LogIdentity) -> None:
     """Pin the identity of the log that this replica follows from now on."""
     write_durably(path, orjson.dumps({"log": identity.log, "key": identity.key}))
-
-
-def take(connection: Connection, trust: Trust, at: Frontier, page: TailPage) -> Taken:
-    """Verify a page and apply it in the caller's transaction; raises LogError, UnknownFormat.
-
-    The checkpoint is checked before anything else: bytes that the log's owner did not sign are
-    not looked into, but for entries that say who the owner is, and prove it themselves.
-    """
-    known = queries.epoch(connection)
-    owner = None if known is None else Owner(known.epoch, known.key)
-    signer = _signer(trust, owner, at, page)
-    key = LogKey(log_origin(trust.log), base64.b64decode(signer.key))
-    checkpoint = key.open(page.checkpoint)
-    if checkpoint.origin != key.name:
-        raise LogError(f"a checkpoint of {checkpoint.origin}, not of {key.name}")
-    after = at.extended(leaf_hash(entry) for entry in page.entries)
-    if checkpoint.size != after.size:
-        raise LogError(f"the checkpoint is for {checkpoint.size} entries, the page ends at "
-                       f"{after.size}")  # fmt: skip
-    if checkpoint.root != after.root:
-        raise LogError("the entries do not have the root that the checkpoint signs")
-    entries = [decode(raw) for raw in page.entries]
-    owner = owner_after(trust, owner, entries, at)
-    if entries and not entries[-1].ends_group:
-        raise LogError("a page of the log ends inside a group")
-    touched = Touched()
-    for entry in entries:
-        apply(connection, entry, touched)
-    appended = changelog.append(connection, at, entries)
-    time = entries[-1].time if entries else None
-    head = Head(appended.size, owner.epoch, appended.root, time)
-    return Taken(page.checkpoint, appended, head, touched)
-
-
-def _signer(trust: Trust, owner: Owner | None, at: Frontier, page: TailPage) -> Owner:
-    """Who must have signed a page: the owner behind it."""
-    for place, raw in enumerate(page.entries):
-        if MARK in raw:
-            before = at.extended(leaf_hash(entry) for entry in page.entries[:place])
-            owner = next_owner(trust, owner, decode(raw), before)
-    return owner or Owner(0, trust.key)

@@ -8,11 +8,13 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from cluster.errors import LogError, PymirrorError, UnknownFormat
+from cluster.errors import LogError, LoopDetected, PymirrorError, UnknownFormat
 from cluster.upstream.health import iso
 
 _FIRST_DELAY_SECONDS = 0.5
 _LONGEST_DELAY_SECONDS = 10.0
+# Who asks for more than this may be wrong, and we would never know.
+_LONGEST_OBEYED_SECONDS = 60.0
 
 
 class State(StrEnum):
@@ -20,27 +22,48 @@ class State(StrEnum):
 
     CONNECTING = "connecting"
     CATCHING_UP = "catching-up"
+    BOOTSTRAPPING = "bootstrapping"
     IN_SYNC = "in-sync"
     PRIMARY_UNREACHABLE = "primary-unreachable"
     NOT_ADMITTED = "not-admitted"
+    NOT_PRIMARY = "not-primary"
     OTHER_LOG = "other-log"
     DIVERGED = "diverged"
     BAD_ANSWER = "bad-answer"
     NEEDS_UPGRADE = "needs-upgrade"
+    LOOP = "loop"
 
 
 class Unreachable(PymirrorError):
-    """The primary gave no answer, or says that it cannot serve now."""
+    """The primary gave no answer, or says that it cannot serve now; `retry_after_seconds` is when
+    it wants to be asked again, 0 if it does not say.
+    """
 
     status = 503
+
+    def __init__(self, message: str, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotAdmitted(PymirrorError):
     """The primary does not take us for a node of its cluster."""
 
 
+class NotPrimary(PymirrorError):
+    """Who was asked owns the log no more; `primary_url` is who does, as far as it knows."""
+
+    def __init__(self, message: str, primary_url: str | None = None) -> None:
+        super().__init__(message)
+        self.primary_url = primary_url
+
+
 class Diverged(PymirrorError):
     """What we hold is not a beginning of the primary's log: nothing of it may be applied."""
+
+
+class TooFarBehind(PymirrorError):
+    """The primary's log begins behind our position: only a snapshot leads on."""
 
 
 class WrongLog(PymirrorError):
@@ -60,6 +83,7 @@ class Following:
     in_sync_at: float | None = None
     primary_serial: int = 0
     caught_up_once: bool = False
+    retry_after: float = 0.0
 
     def moved(self, state: State, now: float) -> Following:
         """In another state since now, or in the same one since before."""
@@ -73,6 +97,7 @@ def applied(following: Following, position: int, primary_serial: int, now: float
     return evolve(
         after,
         failures=0,
+        retry_after=0.0,
         last_contact=now,
         primary_serial=max(primary_serial, position),
         in_sync_at=now if in_sync else following.in_sync_at,
@@ -89,16 +114,24 @@ def failed(following: Following, error: Exception, now: float) -> Following:
         last_error=str(error) or repr(error),
         last_error_at=now,
         last_contact=now if reached else following.last_contact,
+        retry_after=min(_wanted_seconds(error), _LONGEST_OBEYED_SECONDS),
     )
+
+
+def _wanted_seconds(error: Exception) -> float:
+    return error.retry_after_seconds if isinstance(error, Unreachable) else 0.0
 
 
 def _state_after(error: Exception) -> State:
     for kind, state in (
         (Unreachable, State.PRIMARY_UNREACHABLE),
         (NotAdmitted, State.NOT_ADMITTED),
+        (NotPrimary, State.NOT_PRIMARY),
         (Diverged, State.DIVERGED),
+        (TooFarBehind, State.BOOTSTRAPPING),
         (WrongLog, State.OTHER_LOG),
         (UnknownFormat, State.NEEDS_UPGRADE),
+        (LoopDetected, State.LOOP),
         (LogError, State.BAD_ANSWER),
     ):
         if isinstance(error, kind):
@@ -113,7 +146,7 @@ def delay_seconds(following: Following, chance: random.Random) -> float:
     longest: float = min(
         _LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(following.failures, 10)
     )
-    return longest * chance.uniform(0.5, 1.0)
+    return max(longest * chance.uniform(0.5, 1.0), following.retry_after)
 
 
 def document(following: Following, position: int, now: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -14,17 +15,18 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer  # type: ignore[attr-defined]
 
 from cluster.clock import Clock, bounded
-from cluster.errors import Unavailable
+from cluster.errors import NotFound, Unavailable
 from cluster.names import IndexName
-from cluster.protocol import CLIENT_HEADER, SERIAL_HEADER
+from cluster.protocol import CLIENT_HEADER, PRIMARY_HEADER, SERIAL_HEADER, VIA_HEADER
 from cluster.state.position import Position
 from cluster.upstream.client import explain, first, read_body
 from cluster.web.body import RequestStream
-from cluster.web.identity import forwarded_for
+from cluster.web.identity import Identity
 from cluster.web.outside import OUTSIDE_URL_HEADER, outside_url
 from cluster.web.replies import Reply
 from cluster.web.request import NodeRequest
 from replica.primary_client import PrimaryClient
+from replica.via import via_through
 
 _APPLY_SECONDS = 30.0
 _UPLOAD_SECONDS = 4 * 3600.0
@@ -32,8 +34,17 @@ _UPLOAD_SECONDS = 4 * 3600.0
 _PUSH_SECONDS = 1800.0
 _SMALL_SECONDS = 60.0
 _ANSWER_BYTES = 1 << 20
+_READ_SECONDS = 10.0
+_PAGE_BYTES = 32 << 20
 _PASSED_ON = ("Authorization", "X-Devpi-Auth", "Content-Type", "Accept", "User-Agent")
-_PASSED_BACK = ("WWW-Authenticate", "Location", "Retry-After", "Allow", SERIAL_HEADER)
+_PASSED_BACK = (
+    "WWW-Authenticate",
+    "Location",
+    "Retry-After",
+    "Allow",
+    PRIMARY_HEADER,
+    SERIAL_HEADER,
+)
 
 
 @define
@@ -45,16 +56,51 @@ class Forwarding:
     _clock: Clock
     _primary_answered: Callable[[], None]
     _outside_url: str | None
+    _identity: Identity
+    _own: str
 
     async def small(self, request: NodeRequest) -> Reply:
-        """Forward a request whose body is in memory; raises Unavailable."""
+        """Forward a client's request whose body is in memory; raises Unavailable."""
+        _require_for_clients(request)
+        return await self._small(request)
+
+    async def from_node(self, request: NodeRequest) -> Reply:
+        """Forward what a replica that follows this one asks the primary."""
+        self._identity.require_node(request)
+        return await self._small(request)
+
+    async def _small(self, request: NodeRequest) -> Reply:
         body = request.content.read()
         is_push = request.method in (b"PUSH", b"POST")  # devpi takes either
         seconds = _PUSH_SECONDS if is_push else _SMALL_SECONDS
         return await self._forward(request, body or None, seconds)
 
+    async def read(self, request: NodeRequest) -> Reply:
+        """Have the primary answer a read that this replica cannot answer yet; raises Unavailable.
+
+        Without our node token: the client reads what the client may.
+        """
+        path, headers = request.uri.decode("ascii"), self._passed(request)
+        work = Deferred.fromCoroutine(self._read("GET", path, headers))
+        try:
+            return await bounded(work, _READ_SECONDS, self._clock)
+        except Exception as error:
+            raise Unavailable(
+                f"this replica is behind, and the primary is out of reach ({explain(error)})"
+            ) from error
+
+    async def _read(self, method: str, path: str, headers: Mapping[str, str]) -> Reply:
+        response = await self._client.send(method, path, headers)
+        body = await read_body(response, _PAGE_BYTES)
+        values = {name: first(response, name) for name in (*_PASSED_BACK, "ETag")}
+        passed = {name: value for name, value in values.items() if value is not None}
+        content_type = first(response, "Content-Type") or "text/plain; charset=utf-8"
+        caching = {"Cache-Control": "no-store"}
+        return Reply(response.code, body, content_type, {**passed, **caching})
+
     async def stream(self, request: NodeRequest, stream: RequestStream) -> Reply:
         """Forward a request with a large body; raises Unavailable."""
+        _require_for_clients(request)
         return await self._forward(request, _Streamed(stream), _UPLOAD_SECONDS)
 
     async def upload(self, request: NodeRequest, stream: RequestStream, index: IndexName) -> Reply:
@@ -73,13 +119,16 @@ class Forwarding:
             return await self._relayed(leave.response, leave.body)
         return await self._forward(request, _Streamed(stream), _UPLOAD_SECONDS)
 
-    def _headers(self, request: NodeRequest) -> dict[str, str]:
+    def _passed(self, request: NodeRequest) -> dict[str, str]:
         given = {name: request.header(name) for name in _PASSED_ON}
-        passed = {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _headers(self, request: NodeRequest) -> dict[str, str]:
         return {
-            **passed,
+            **self._passed(request),
             **self._client.headers(),
-            CLIENT_HEADER: forwarded_for(request),
+            CLIENT_HEADER: self._identity.address(request),
+            VIA_HEADER: via_through(request, self._own),
             # Links in the answer are for this replica's clients.
             OUTSIDE_URL_HEADER: outside_url(request, self._outside_url),
         }
@@ -109,6 +158,13 @@ class Forwarding:
         reason = response.phrase.decode("latin-1") if response.code >= 400 else None
         content_type = first(response, "Content-Type") or "text/plain; charset=utf-8"
         return Reply(response.code, body, content_type, headers, reason)
+
+
+def _require_for_clients(request: NodeRequest) -> None:
+    # Whatever we send on carries our own proof that a node asks: nobody else may use it.
+    parts = unquote_to_bytes(request.path).split(b"/")
+    if b"+node" in parts or b"+log" in parts:
+        raise NotFound("only nodes of this cluster may ask for this, and not in this way")
 
 
 def _away(error: Exception) -> Unavailable:

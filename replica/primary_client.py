@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import orjson
 import zstandard
@@ -22,13 +22,16 @@ from twisted.web.http_headers import Headers
 from cluster.agent import Response
 from cluster.auth.nodes import NodeSecret
 from cluster.clock import Clock, bounded
-from cluster.errors import LogError, UpstreamError
+from cluster.errors import LogError, LoopDetected, UnknownFormat, UpstreamError
+from cluster.log.epochs import Start
 from cluster.log.merkle import Frontier
 from cluster.names import IndexName
 from cluster.protocol import (
+    EPOCHS_PATH,
     IDENTITY_PATH,
     NODE_HEADER,
     POLL_TIMEOUT_SECONDS,
+    PRIMARY_HEADER,
     REFRESH_PATH,
     REPLICA_HEADER,
     SERIAL_HEADER,
@@ -36,17 +39,33 @@ from cluster.protocol import (
     TAIL_PATH,
     TAIL_TYPE,
     TailPage,
+    VIA_HEADER,
     decode_tail,
     identity_proof,
 )
 from cluster.upstream.client import USER_AGENT, explain, first, read_body
 from cluster.upstream.ondemand import LIST_WAIT_SECONDS
 from cluster.web.status import LogIdentity
-from replica.following import Diverged, NotAdmitted, Unreachable, WrongLog
+from replica.following import (
+    Diverged,
+    NotAdmitted,
+    NotPrimary,
+    TooFarBehind,
+    Unreachable,
+    WrongLog,
+)
+from replica.via import check_chain, nodes_of
 
 # pip waits 15 s for a page: a primary that hangs must leave time to go elsewhere.
 _ANSWER_SECONDS = 10.0
 _SMALL_BYTES = 64 << 10
+_EPOCHS_BYTES = 1 << 20
+_MOST_CANDIDATES = 16
+_ADVICE = {
+    401: " (compare the secret files and the clocks, or join by pymirror node invite)",
+    412: " (point --primary-url at the primary of our log, or start with an empty state folder)",
+    426: " (upgrade this replica)",
+}
 
 
 @frozen
@@ -76,24 +95,48 @@ class Answer:
 
 @define
 class PrimaryClient:
-    """Sends requests to the primary, as the node `uuid`."""
+    """Sends requests to the primary, as the node `uuid`.
 
-    url: str
+    `urls` are where the primary may be; `url` is the one that is asked now.
+    """
+
+    urls: list[str]
     _http: HTTPClient
     _clock: Clock
     _secret: NodeSecret
     _uuid: str
     _now: Callable[[], float]
     _page_limit: int = field(default=TAIL_PAGE_LIMIT)
+    url: str = field(init=False)
+    chain: tuple[str, ...] = ()
+    """The replicas (uuids) between us and the primary, as the last page said; nearest first."""
+
+    def __attrs_post_init__(self) -> None:
+        self.url = self.urls[0]
+
+    def move_on(self, hint: str | None) -> None:
+        """Ask another candidate next: the one that was named, else the one after this."""
+        if hint and urlsplit(hint).scheme in ("http", "https"):
+            hint = hint.rstrip("/")
+            if hint not in self.urls:
+                self.urls.append(hint)
+                # Of those that were only named: what was configured stays.
+                del self.urls[_MOST_CANDIDATES:-1]
+            self.url = hint
+        else:
+            at = self.urls.index(self.url) if self.url in self.urls else -1
+            self.url = self.urls[(at + 1) % len(self.urls)]
 
     @property
     def secret(self) -> bytes:
         """The secret that the nodes of the cluster share."""
         return self._secret.secret
 
-    def headers(self) -> dict[str, str]:
-        """What proves to the primary that we are a node."""
-        return {NODE_HEADER: self._secret.token(self._uuid)}
+    def headers(self, method: str = "", path: str = "") -> dict[str, str]:
+        """What proves to the primary that we are a node; `send` binds it to the request if this
+        node has a key of its own. For a request that is sent otherwise, say which it is.
+        """
+        return {NODE_HEADER: self._secret.token(self._uuid, method, path)}
 
     async def ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None,
@@ -123,7 +166,9 @@ class PrimaryClient:
         """Send a request, whose body may be bytes or an IBodyProducer; the caller reads the
         response. Redirects are not followed: they would carry our credentials away.
         """
-        raw = {"User-Agent": [USER_AGENT], **{name: [value] for name, value in headers.items()}}
+        bound = self.headers(method, path) if NODE_HEADER in headers else {}
+        named = {"User-Agent": USER_AGENT, **headers, **bound}
+        raw = {name: [value] for name, value in named.items()}
         response: Response = await self._http.request(
             method, self.url + path, headers=Headers(raw), data=body,
             allow_redirects=False, unbuffered=True,
@@ -141,8 +186,9 @@ class PrimaryClient:
     async def identity(self) -> LogIdentity:
         """Which log the primary owns, proven by the shared secret; raises NotAdmitted."""
         nonce = secrets.token_urlsafe(24)
-        answer = await self.ask("GET", f"{IDENTITY_PATH}?nonce={nonce}", {})
-        self._expect_ok(answer)
+        via = {VIA_HEADER: self._uuid}
+        answer = await self.ask("GET", f"{IDENTITY_PATH}?nonce={nonce}", via)
+        self.expect_ok(answer)
         said = answer.json()
         log, key, proof = (str(said.get(name, "")) for name in ("log", "key", "proof"))
         expected = identity_proof(self._secret.secret, nonce, log, key)
@@ -150,15 +196,28 @@ class PrimaryClient:
             raise NotAdmitted(f"{self.url} does not hold this cluster's secret")
         return LogIdentity(log, key)
 
+    async def epochs(self) -> list[Start]:
+        """How the epochs after the first began, as the primary says; unproven yet.
+
+        Raises Unreachable, NotAdmitted, LogError.
+        """
+        answer = await self.ask("GET", EPOCHS_PATH, self.headers(), limit_bytes=_EPOCHS_BYTES)
+        self.expect_ok(answer)
+        listed = answer.json().get("epochs")
+        if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+            raise LogError(f"{self.url} answers something that is not a list of epochs")
+        return [Start.from_json(one) for one in listed]
+
     async def tail(
-        self, log: str, at: Frontier, wait_seconds: float, report: bytes
+        self, log: str, at: Frontier, epoch: int, wait_seconds: float, report: bytes
     ) -> tuple[bytes, str | None, int]:
         """A page of the log behind `at`, still encoded, its encoding, and the primary's head.
 
         Raises Unreachable, NotAdmitted, Diverged, WrongLog, LogError.
         """
         root = base64.urlsafe_b64encode(at.root).decode()
-        path = f"{TAIL_PATH}?log={quote(log)}&from={at.size}&root={root}&wait={wait_seconds:g}"
+        where = f"log={quote(log)}&from={at.size}&root={root}&epoch={epoch}"
+        path = f"{TAIL_PATH}?{where}&wait={wait_seconds:g}"
         headers = {
             **self.headers(), "Accept-Encoding": "zstd", REPLICA_HEADER: report.decode(),
         }  # fmt: skip
@@ -166,21 +225,31 @@ class PrimaryClient:
             "GET", path, headers,
             limit_bytes=self._page_limit, seconds=POLL_TIMEOUT_SECONDS,
         )  # fmt: skip
-        self._expect_ok(answer)
+        self.expect_ok(answer)
         if first(answer.response, "Content-Type") != TAIL_TYPE:
             raise LogError(f"{self.url} answers something that is not a page of the log")
+        chain = nodes_of(first(answer.response, VIA_HEADER))
+        check_chain(chain, self._uuid)
+        self.chain = chain
         # treq takes off gzip itself, and leaves an empty Content-Encoding behind.
         encoding = first(answer.response, "Content-Encoding") or None
         return answer.body, encoding, answer.serial
 
-    def _expect_ok(self, answer: Answer) -> None:
+    def expect_ok(self, answer: Answer) -> None:
+        """Raise what an answer other than 200 means."""
         if answer.status == 200:
             return
         said = answer.body[:300].decode("utf-8", "replace").strip()
-        text = f"{self.url} answers {answer.status}: {said}"
+        advice = _ADVICE.get(answer.status, "")
+        text = f"{self.url} answers {answer.status}: {said}{advice}"
+        if answer.status == 421:
+            raise NotPrimary(text, first(answer.response, PRIMARY_HEADER))
+        if answer.status in (429, 502, 503, 504):
+            wait = first(answer.response, "Retry-After") or ""
+            raise Unreachable(text, float(wait) if wait.isdigit() and len(wait) < 9 else 0.0)
         raise {
-            401: NotAdmitted, 409: Diverged, 412: WrongLog, 429: Unreachable, 502: Unreachable,
-            503: Unreachable, 504: Unreachable,
+            401: NotAdmitted, 409: Diverged, 410: TooFarBehind, 412: WrongLog, 426: UnknownFormat,
+            508: LoopDetected,
         }.get(answer.status, LogError)(text)  # fmt: skip
 
     async def refresh(self, index: IndexName, project: str) -> Answer:
@@ -188,7 +257,7 @@ class PrimaryClient:
         body = orjson.dumps({"index": index, "project": project})
         seconds = _ANSWER_SECONDS if project else LIST_WAIT_SECONDS
         answer = await self.ask("POST", REFRESH_PATH, self.headers(), body, seconds=seconds)
-        self._expect_ok(answer)
+        self.expect_ok(answer)
         return answer
 
 

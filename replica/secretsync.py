@@ -50,9 +50,13 @@ class SecretSync:
             if any(kind in raw for kind in _KINDS)
             for match in _NAMES.findall(raw)
         }
-        lacking = sorted(name for name in names if not self._blobs.has(name))
+        lacking = self.lacking(names)
         if lacking:
             raise LacksSecrets(lacking)
+
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Those of these blobs that are not here; blocking, for a thread."""
+        return sorted(name for name in names if not self._blobs.has(name))
 
     async def fetch(self, names: Iterable[str]) -> None:
         """Get blobs from the primary, durable on return.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cluster.monotonic  # isort: skip  # noqa: F401 - before anything imports the reactor
 
+import os
 import time
 from typing import Any, cast
 
@@ -13,22 +14,28 @@ from twisted.application.service import Service
 from twisted.python import usage
 
 from cluster.agent import Requester, make_direct_agent
+from cluster.durable import write_durably
 from cluster.errors import PymirrorError
-from cluster.files.sources import HttpSource, Source
 from cluster.node import NodeService
-from cluster.options import NodeOptions, check_url
-from cluster.parts import Parts, open_parts, upstream_sources
-from cluster.state.links import LocatedFile
+from cluster.options import NodeOptions, NodeSettings, check_url
+from cluster.parts import Parts, open_parts
 from cluster.upstream.health import iso
-from cluster.version import __version__
 from cluster.web.devpi.projects import ProjectPages
-from replica.filesync import FileSync
+from cluster.web.polls import Polls
+from cluster.web.nearest import Nearest
+from replica import joining
+from replica.announcing import announced, own_node
+from replica.bootstrap import Bootstrap
+from replica.filesources import FileSources
+from replica.filesync import LAZY, FileSync, keeper
 from replica.follower import Follower
-from replica.following import Following, document
+from replica.following import Following, State, document
 from replica.forwarding import Forwarding
 from replica.primary_client import PrimaryClient
 from replica.refreshing import PrimaryRefresher
+from replica.relay import Relay
 from replica.secretsync import SecretSync
+from replica.siblings import Siblings
 from replica.web import ReplicaWeb
 
 
@@ -38,17 +45,30 @@ class Options(NodeOptions):
     """
 
     default_state_dir = "~/.pymirror/replica"
+    multiple = (*NodeOptions.multiple, "primary-url")
 
     optParameters = [  # noqa: RUF012 - the interface of usage.Options
-        ["primary-url", None, None, "URL of the primary to follow, such as http://host:3141."],
-    ]
+        ["join-token-file", None, None, "File with a join token, as pymirror node invite prints "
+         "it: a new replica gets the cluster's secret, and a key of its own, by it. Needed on the "
+         "first start alone."],
+        ["files", None, None, "Which uploaded files to fetch before anybody asks for them, and "
+         "keep: full, lazy, or patterns of index names such as root/*,team/dev [default: lazy]."],
+    ]  # fmt: skip
+
+    def opt_primary_url(self, url: str) -> None:
+        """URL of the primary to follow, such as http://host:3141. Given more than once, they are
+        candidates, such as a replica that may be promoted: the next one is tried when one does
+        not answer, or is not the primary any more.
+        """
+        self["primary-url"].append(url)
 
     def postOptions(self) -> None:
         """Check what is the replica's own; raises UsageError."""
         super().postOptions()
         if not self["primary-url"]:
             raise usage.UsageError("a replica needs --primary-url, the URL of its primary")
-        check_url("primary-url", self["primary-url"])
+        for url in self["primary-url"]:
+            check_url("primary-url", url)
 
 
 class NoSecret(PymirrorError):
@@ -62,11 +82,16 @@ class Replica:
     name = "replica"
 
     parts: Parts
-    primary_url: str
+    primary_urls: list[str]
+    files_mode: str = LAZY
     follower: Follower = field(init=False)
+    bootstrap: Bootstrap = field(init=False)
     _agent: Requester = field(init=False)
     _client: PrimaryClient = field(init=False)
+    _polls: Polls = field(init=False)
     _files: FileSync = field(init=False)
+    _sources: FileSources = field(init=False)
+    _siblings: Siblings = field(init=False)
 
     async def start(self) -> ReplicaWeb:
         """Begin to follow, and make the application."""
@@ -74,16 +99,35 @@ class Replica:
         self._agent = make_direct_agent(parts.reactor)
         http = HTTPClient(cast(Any, self._agent))
         self._client = PrimaryClient(
-            self.primary_url, http, parts.reactor, parts.secret, parts.uuid, time.time
+            self.primary_urls, http, parts.reactor, parts.secret, parts.uuid, time.time
         )
-        self._files = FileSync(parts.database, parts.store, parts.position, parts.reactor)
+        self._siblings = Siblings(self._client, parts.reactor)
+        self._sources = FileSources(
+            parts, self._client, self._agent, lambda: self.follower.reachable
+        )
+        self._files = FileSync(
+            parts.keeping.hosted, parts.fetcher, self._sources.hosted,
+            lambda: self.follower.reachable, parts.reactor, time.time, self.files_mode,
+        )  # fmt: skip
+        secrets = SecretSync(self._client, parts.blobs, parts.pools.heavy)
+        self.bootstrap = Bootstrap(
+            self._client, parts.database, parts.pools.heavy, parts.settings.state_dir, secrets
+        )
         self.follower = Follower(
             self._client, parts.database, parts.pools.heavy, parts.position, parts.reactor,
             time.time, parts.settings.state_dir, parts.frontier, self._report,
-            SecretSync(self._client, parts.blobs, parts.pools.heavy),
+            secrets, self.bootstrap,
         )  # fmt: skip
         web = self._web()
+        # `pymirror promote` reads whom this node has followed.
+        urls = "".join(f"{url}\n" for url in self.primary_urls).encode()
+        await parts.pools.heavy.run(write_durably, parts.settings.state_dir / "primary-urls", urls)
         self.follower.start()
+        self._siblings.start()
+        parts.siblings.nodes = lambda: self._siblings.nodes
+        parts.keeping.start(
+            keeper(self.files_mode), self._primary_has_all, self._sources.refetch, self._damaged
+        )
         self._files.start()
         return web
 
@@ -95,7 +139,7 @@ class Replica:
         )  # fmt: skip
         simple, mirror = parts.simple_pages(refresher)
         headers = parts.headers(self._log_uuid)
-        files = parts.files(self._sources, None)
+        files = parts.files(self._sources.asked, None)
         return ReplicaWeb(
             clock=parts.reactor, database=parts.database, position=parts.position, simple=simple,
             headers=headers, quick=parts.quick_pages(headers), identity=parts.identity,
@@ -106,30 +150,48 @@ class Replica:
             log=parts.log_pages(lambda: self.follower.note),
             forwarding=Forwarding(
                 self._client, parts.position, parts.reactor, self.follower.nudge,
-                parts.settings.outside_url,
+                parts.settings.outside_url, parts.identity, parts.uuid,
             ),
-            primary_url=self.primary_url, discovery=parts.discovery(),
+            relay=self._relay(),
+            primary_url=lambda: self._client.url, discovery=parts.discovery(),
             user_pages=parts.user_pages("replica"), index_pages=parts.index_pages(mirror),
             project_pages=ProjectPages(parts.database, simple, parts.settings.outside_url),
-            finding=parts.finding(simple, mirror),
+            finding=parts.finding(simple, mirror), nearest=self._nearest(),
+        )  # fmt: skip
+
+    def _nearest(self) -> Nearest:
+        return Nearest(
+            lambda: own_node(self.parts, self.follower.following, time.time()),
+            lambda: (self._siblings.nodes, self._siblings.age_seconds),
+            self.parts.settings.trusted_proxies,
+        )
+
+    def _relay(self) -> Relay:
+        parts = self.parts
+        polls = self._polls = Polls(parts.position)
+        parts.admission.on_change = lambda: polls.end(parts.admission.is_revoked)
+        return Relay(
+            self._client, parts.database, parts.position, parts.identity, parts.blobs,
+            parts.pools.heavy, polls, parts.uuid, lambda: self.follower.identity,
+            lambda: self.follower.following,
         )  # fmt: skip
 
     def _log_uuid(self) -> str | None:
         return None if self.follower.identity is None else self.follower.identity.log
 
-    def _sources(self, located: LocatedFile, path: str) -> list[Source]:
-        url = self.primary_url + path
-        primary = HttpSource("primary", self._agent, lambda wanted: url, self._client.headers())
-        upstream = upstream_sources(self.parts, located)
-        # A primary that does not answer costs a time-out; do not make every client pay it.
-        return [primary, *upstream] if self.follower.reachable else [*upstream, primary]
+    def _primary_has_all(self) -> bool:
+        return self.follower.following.state is State.IN_SYNC
+
+    def _damaged(self, sha256: str) -> None:
+        # Small files are kept in memory with their bytes, which may be the damaged ones.
+        self.parts.hot_files.clear(self.parts.position.serial)
 
     def _report(self, following: Following) -> dict[str, Any]:
         return {
-            "outside_url": self.parts.settings.outside_url,
-            "version": __version__,
-            "state": following.state.value,
+            **announced(self.parts, following),
             "files_in_sync": self._files.in_sync,
+            "files_missing": self._files.missing,
+            "files_position": self._files.files_position,
             "cache_bytes": self.parts.store.counters.bytes,
         }
 
@@ -143,43 +205,59 @@ class Replica:
     def _more(self) -> dict[str, Any]:
         following, now = self.follower.following, time.time()
         primary = {
-            "url": self.primary_url,
+            "url": self._client.url,
             "serial": following.primary_serial,
             "last_contact": iso(following.last_contact),
         }
         return {
             "primary": primary,
+            "bootstrap": self.bootstrap.document(),
             "follower": document(following, self.parts.position.serial, now),
             "in_sync": {
                 "metadata": following.state.value == "in-sync",
                 "metadata_at": iso(following.in_sync_at),
-                "files": self._files.in_sync,
-                "files_missing": self._files.missing,
-                "files_checked_serial": self._files.checked_serial,
+                **self._files.document(),
             },
         }
 
     def stop_waiting(self) -> None:
         """Answer those who wait for a serial now."""
-        self.parts.position.wake_all()
+        self._polls.stop()
 
     async def stop(self) -> None:
         """Follow no more."""
-        self._files.stop()
+        await self._files.stop()
+        await self._siblings.stop()
         await self.follower.stop()
 
 
 def _no_secret() -> bytes:
-    raise NoSecret("--secret-file does not exist: copy the file 'secret' of the primary's state")
+    raise NoSecret(
+        "--secret-file does not exist: join by --join-token-file (see pymirror node invite), or "
+        "copy the file 'secret' of the primary's state"
+    )
 
 
 def makeService(options: Options) -> Service:
     """What twistd runs."""
     from twisted.internet import reactor
 
-    settings, url = options.settings(), options["primary-url"].rstrip("/")
+    settings = options.settings()
+    urls = [url.rstrip("/") for url in options["primary-url"]]
     return NodeService(
         reactor,
         settings,
-        lambda r: Replica(open_parts(r, settings, _no_secret, durable=False), url),
+        lambda r: Replica(
+            _joined(r, settings, urls, options["join-token-file"]), urls, options["files"] or LAZY
+        ),
     )
+
+
+def _joined(
+    reactor: Any, settings: NodeSettings, urls: list[str], token_file: str | None
+) -> Parts:
+    if not joining.has_joined(settings.state_dir):
+        token = joining.token_text(token_file, os.environ)
+        if token is not None:
+            joining.join(settings, urls, token)
+    return open_parts(reactor, settings, _no_secret, durable=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import define
 from klein import Klein
 
 from cluster.errors import PymirrorError
-from cluster.protocol import IDENTITY_PATH, REFRESH_PATH, TAIL_PATH
+from cluster.protocol import FENCE_PATH, KEYS_PATH, REFRESH_PATH
 from cluster.web.body import RequestStream
 from cluster.web.devpi.routes import DevpiWeb, add_read_routes
 from cluster.web.paths import AUDIENCE_PATH, DISCOVERY_PATH, TOKENS_PATH
@@ -16,6 +18,7 @@ from cluster.web.routes import answering, checked
 from cluster.web.uploadtarget import upload_target
 from cluster.web.xmlrpc import is_xmlrpc
 from replica.forwarding import Forwarding
+from replica.relay import Relay, add_log_routes
 
 WRITES = ["PUT", "POST", "PATCH", "DELETE", "PUSH"]
 """All that changes something (devpi-client's push has a method of its own)."""
@@ -34,7 +37,12 @@ class ReplicaWeb(DevpiWeb):
     app = Klein()
 
     forwarding: Forwarding
-    primary_url: str
+    relay: Relay
+    primary_url: Callable[[], str]
+
+    async def answer_for(self, request: NodeRequest) -> Reply:
+        """What the primary says, while this replica is too far behind."""
+        return await self.forwarding.read(request)
 
     def stream_handler(self, request: NodeRequest) -> StreamHandler | None:
         """Uploads and other large bodies stream through to the primary."""
@@ -49,12 +57,16 @@ class ReplicaWeb(DevpiWeb):
 
         return handle
 
-    @app.route(TAIL_PATH, methods=["GET"])
-    @app.route(IDENTITY_PATH, methods=["GET"])
-    @app.route(REFRESH_PATH, methods=["POST"])
+    @app.route(FENCE_PATH, methods=["POST"])
     @answering
     async def _only_primary(self, request: NodeRequest) -> Reply:
-        raise NotThePrimary(f"this is a replica; the primary is {self.primary_url}")
+        raise NotThePrimary(f"this is a replica; the primary is {self.primary_url()}")
+
+    @app.route(REFRESH_PATH, methods=["POST"])
+    @app.route("/+node/admit/<user>/<name>", methods=["GET"])
+    @answering
+    async def _from_node(self, request: NodeRequest, **names: str) -> Reply:
+        return await self.forwarding.from_node(request)
 
     @app.route("/<user>/<name>", methods=["POST"])
     @app.route("/<user>/<name>/", methods=["POST"])
@@ -65,6 +77,7 @@ class ReplicaWeb(DevpiWeb):
         return await self.forwarding.small(request)
 
     @app.route(TOKENS_PATH, methods=["GET"])
+    @app.route(KEYS_PATH, methods=["GET"])
     @app.route(AUDIENCE_PATH, methods=["GET"])
     @app.route(DISCOVERY_PATH, methods=["GET"])
     @app.route("/", methods=WRITES, branch=True)
@@ -79,3 +92,4 @@ def _is_large(request: NodeRequest) -> bool:
 
 
 add_read_routes(ReplicaWeb.app)
+add_log_routes(ReplicaWeb.app)

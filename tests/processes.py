@@ -352,9 +352,14 @@ class Cluster:
         arguments = ["--primary-url", primary.url, *options]
         return self.node(name, "pymirror-replica", arguments).start()
 
-    def node(self, name: str, program: str, arguments: list[str]) -> Node:
+    def become(self, node: Node, program: str, *arguments: str) -> Node:
+        """The other role with a stopped node's folder and port, not started."""
+        assert not node.running
+        return self.node(node.name, program, list(arguments), node.port)
+
+    def node(self, name: str, program: str, arguments: list[str], port: int | None = None) -> Node:
         """A node that belongs to the cluster, not started."""
-        port = free_port()
+        port = port or free_port()
         state = self.directory / name
         command = [
             str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", program,

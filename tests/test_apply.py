@@ -21,7 +21,7 @@ from cluster.state.apply import apply, digest, rebuild
 from cluster.state.database import writing
 from cluster.state.options import kind_of, parse_options, to_options
 from cluster.state.rows import Touched, url_link
-from replica.follower import take
+from replica.taking import take
 from tests.fakes import SIGNER, START, TRUST, engine, entry
 from tests.strategies import HOSTED, MIRRORS, PROJECTS, Write, histories
 

@@ -94,7 +94,7 @@ async def emitted_fields(owner: Primary, folder: Path) -> set[str]:
         replica.tap.Options(), "--state-dir", str(folder), "--primary-url", url,
         "--secret-file", str(owner.parts.settings.secret_file),
     )  # fmt: skip
-    follower = Replica(parts, url)
+    follower = Replica(parts, [url])
     web = await follower.start()
     try:
         assert await parts.position.reached(1, _WAIT_SECONDS), follower.follower.following

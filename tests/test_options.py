@@ -491,7 +491,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert replica().settings().listen == ("tcp:1", "tcp:2")
     assert replica().settings().state_dir == Path("/env")
     assert replica("--state-dir", "/cli").settings().state_dir == Path("/cli")
-    assert replica()["primary-url"] == "http://p.example:3141"
+    assert replica()["primary-url"] == ["http://p.example:3141"]
 
 
 @pytest.mark.parametrize(

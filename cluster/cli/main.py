@@ -7,7 +7,11 @@ import click
 from cluster.cli.importing import import_
 from cluster.cli.index import index
 from cluster.cli.local import cluster
+from cluster.cli.nearest import nearest
+from cluster.cli.node import node
+from cluster.cli.promote import demote, promote
 from cluster.cli.rebuild import rebuild
+from cluster.cli.snapshot import snapshot
 from cluster.cli.token import token
 from cluster.version import __version__
 
@@ -25,5 +29,10 @@ def main() -> None:
 main.add_command(cluster)
 main.add_command(import_)
 main.add_command(index)
+main.add_command(demote)
+main.add_command(promote)
+main.add_command(nearest)
+main.add_command(node)
 main.add_command(rebuild)
+main.add_command(snapshot)
 main.add_command(token)

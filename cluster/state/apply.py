@@ -18,7 +18,7 @@ from cluster.errors import LogError
 from cluster.log import changelog
 from cluster.log.changes import Entry, Kind
 from cluster.names import normalize
-from cluster.state import releases, schema
+from cluster.state import nodes, releases, schema
 from cluster.state.rows import (
     Touched,
     canonical,
@@ -180,6 +180,8 @@ _APPLY: Final[Mapping[Kind, Callable[[Connection, Entry, Touched], None]]] = {
     Kind.STAGE_DROPPED: releases.stage_dropped,
     Kind.TOKEN_ADDED: _token_added,
     Kind.TOKEN_REMOVED: _token_removed,
+    Kind.NODE_KEY: nodes.node_key,
+    Kind.NODE_REVOKED: nodes.node_revoked,
     Kind.MIRROR_PROJECT: _mirror_project,
     Kind.MIRROR_LISTING: _mirror_listing,
 }

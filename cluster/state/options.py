@@ -38,6 +38,7 @@ _STAGE: Final[Mapping[str, Check]] = {
     "uploadtrigger_jenkins": check.template("pkgname", "pkgversion"),
     "webhook_url": check.url,
     "webhook_secret": check.secret,
+    "sync_replicas": check.replicas,
 }
 _MIRROR: Final[Mapping[str, Check]] = {
     **_FREE,

@@ -73,6 +73,20 @@ def inheritance(key: str, value: Any) -> str:
     return str(value)
 
 
+MOST_SYNC_REPLICAS: Final = 100
+
+
+def replicas(key: str, value: Any) -> int:
+    """How many replicas must have a write before it is acknowledged."""
+    try:
+        number = seconds(key, value)
+    except InvalidRequest:
+        number = -1
+    if not 0 <= number <= MOST_SYNC_REPLICAS:
+        raise InvalidRequest(f"{key} must be a number up to {MOST_SYNC_REPLICAS}")
+    return number
+
+
 def seconds(key: str, value: Any) -> int:
     """A number of seconds, as a number or a text."""
     number = value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -66,6 +66,21 @@ class Position:
             # A waiter woken before may have cancelled this one.
             if not waiter.called:
                 waiter.callback(True)
+
+    def rewind(self, head: Head) -> None:
+        """Move back to an earlier head: what lay behind it is in no log any more.
+
+        Caches take it for one change of everything, behind all that they have read: a page of
+        what was taken back must not come again when the serial is the same once more.
+        """
+        behind = self.head.serial + 1
+        self.head = head
+        for listener in self._listeners:
+            try:
+                listener(evolve(head, serial=behind), Touched(indexes=True))
+            except Exception:
+                self._log.failure("a listener failed at the way back to {serial}",
+                                  serial=head.serial)  # fmt: skip
 
     async def reached(self, serial: int, timeout_seconds: float) -> bool:
         """Wait until `serial` is applied here; False when that takes too long."""

@@ -22,6 +22,7 @@ from cluster.model import (
 from cluster.names import IndexName, NormalizedName
 from cluster.state import inherit
 from cluster.state.options import index_from_options
+from cluster.state.position import Head
 from cluster.state.schema import (
     epochs,
     files,
@@ -280,6 +281,21 @@ def hosted_digests(connection: Connection) -> Iterator[str]:
         yield orjson.loads(body)["hashes"]["sha256"]
 
 
+def projects_changed(
+    connection: Connection, names: list[IndexName], after: int, upto: int
+) -> list[tuple[str, int]]:
+    """The projects of these indexes whose last change is behind `after` and up to `upto`, with
+    its serial, in its order.
+    """
+    at = projects.c.serial
+    statement = (
+        select(projects.c.display, at)
+        .where(projects.c.index_name.in_(names), at > after, at <= upto)
+        .order_by(at, projects.c.display)
+    )
+    return [(row[0], row[1]) for row in connection.execute(statement)]
+
+
 def list_serial(connection: Connection, reachable: list[Index]) -> int:
     """The serial of the last change to the project list of these indexes."""
     names = [index.name for index in reachable]
@@ -294,8 +310,25 @@ def list_serial(connection: Connection, reachable: list[Index]) -> int:
     return max(found)
 
 
+def head(connection: Connection) -> Head:
+    """The last entry of the log as the database holds it."""
+    frontier, now = changelog.frontier(connection), epoch(connection)
+    return Head(frontier.size, now.epoch if now else 0, frontier.root, head_time(connection))
+
+
+def time_of(connection: Connection, serial: int) -> str:
+    """When an entry was recorded, by the primary's clock (RFC 3339); raises Compacted."""
+    [raw] = changelog.read_raw(connection, serial - 1, 1, 1, serial)
+    time: str = orjson.loads(raw)["time"]
+    return time
+
+
 def head_time(connection: Connection) -> str | None:
-    """When the last entry was recorded, by the primary's clock; None for an empty log."""
+    """When the last entry was recorded, by the primary's clock; None when no entry is here."""
     last = changelog.size(connection)
-    page = changelog.read_raw(connection, last - 1, 1, 1) if last else []
+    page = (
+        changelog.read_raw(connection, last - 1, 1, 1)
+        if last > changelog.minimum(connection)
+        else []
+    )
     return orjson.loads(page[0])["time"] if page else None

@@ -161,9 +161,21 @@ tokens = Table(
     Index("tokens_user", "user"),
 )
 
+# The keys of those that joined by one, and all that were revoked, whether they joined or not.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("uuid", Text, primary_key=True),
+    Column("key", Text),
+    Column("name", Text),
+    Column("invite", Text),
+    Column("revoked", Integer, nullable=False),
+    Column("serial", Integer, nullable=False),
+)
+
 TABLES: Final = (
     epochs, users, indexes, projects, files, listing, releases, docs, toxresults, removed, staged,
-    tokens,
+    tokens, nodes,
 )  # fmt: skip
-VERSION: Final = 3
+VERSION: Final = 4
 """Of these tables: a database made with another one is refilled from the log at start."""

@@ -14,6 +14,7 @@ from twisted.web.http import RESPONSES
 from twisted.web.server import Request
 
 from cluster.errors import AuthenticationRequired, PymirrorError, TooManyRequests, Unavailable
+from cluster.protocol import PRIMARY_HEADER
 
 _log = Logger()
 _UNSAFE_IN_REASON = re.compile(r"[^\x20-\x7e\xa0-\xff]+")
@@ -65,6 +66,9 @@ def error_reply(failure: Failure, accept: str, *, in_reason: bool = False) -> Re
         headers["WWW-Authenticate"] = f'Basic realm="{REALM}"'
     if isinstance(error, Unavailable | TooManyRequests):
         headers["Retry-After"] = str(error.retry_after_seconds)
+    primary_url = getattr(error, "primary_url", None)
+    if primary_url is not None:
+        headers[PRIMARY_HEADER] = primary_url
     message = str(error) or RESPONSES.get(error.status, b"error").decode()
     reply = message_reply(error.status, message, accept)
     return evolve(reply, headers=headers, reason=message if in_reason else reply.reason)

@@ -20,6 +20,8 @@ from twisted.web.server import Request, Site
 
 from cluster.clock import Clock
 from cluster.errors import InvalidRequest, TooLarge
+from cluster.metrics import RequestCounts
+from cluster.protocol import MIN_HEADER
 from cluster.web.body import RequestStream
 from cluster.web.replies import Reply, error_reply, send, text_reply
 
@@ -47,6 +49,12 @@ class NodeHandlers(Protocol):
     def serve_hot(self, request: NodeRequest) -> bool:
         """Answer from memory if that is possible."""
 
+    async def reached(self, minimum: str) -> bool:
+        """Wait a little until this node has applied a serial; raises InvalidRequest."""
+
+    async def answer_for(self, request: NodeRequest) -> Reply:
+        """Answer a read in another node's place, or refuse: this one is too far behind."""
+
 
 class NodeSite(Site):
     """A Site whose requests know the node they belong to; form bodies are never parsed."""
@@ -57,6 +65,7 @@ class NodeSite(Site):
     def __init__(self, resource: Resource, node: NodeHandlers) -> None:
         super().__init__(resource, requestFactory=NodeRequest, parsePOSTFormSubmission=False)
         self.node = node
+        self.counts = RequestCounts()
         self._active: set[NodeRequest] = set()
         self._idle: list[Deferred[None]] = []
 
@@ -90,6 +99,7 @@ class NodeRequest(Request):
     content: BytesIO
     stream: RequestStream | None = None
     lost: bool = False
+    is_upload: bool = False
 
     @property
     def node(self) -> NodeHandlers:
@@ -151,15 +161,35 @@ class NodeRequest(Request):
         if trouble is not None:
             self.answer(text_reply(trouble, 400))
             return
-        if self.method in (b"GET", b"HEAD") and self.node.serve_hot(self):
+        is_read = self.method in (b"GET", b"HEAD")
+        if is_read and self.requestHeaders.hasHeader(MIN_HEADER):
+            self.channel.site.begin(self)
+            Deferred.fromCoroutine(self._process_at(self.header(MIN_HEADER) or ""))
+            return
+        if is_read and self.node.serve_hot(self):
+            self.channel.site.counts.hot += 1
             return
         self.channel.site.begin(self)
         super().process()
+
+    async def _process_at(self, minimum: str) -> None:
+        """Answer from a state that includes a serial that the client has seen before."""
+        try:
+            there = await self.node.reached(minimum)
+            reply = None if there else await self.node.answer_for(self)
+        except Exception:
+            reply = error_reply(Failure(), self.header("Accept") or "")
+        if reply is not None:
+            self.set_common_headers()
+            self.answer(reply)
+        elif not self.lost and not self.node.serve_hot(self):
+            super().process()
 
     def finish(self) -> None:
         """The answer is whole; nothing to do when nobody is there to read it."""
         if not self.lost:
             site = self.channel.site
+            site.counts.count(self.method, self.path, self.code, is_upload=self.is_upload)
             super().finish()
             # Last: the end of the last request may be the end of the node.
             site.end(self)

@@ -14,8 +14,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter, RequestRedirect
 
 from cluster.clock import Clock
+from cluster.errors import InvalidRequest, PymirrorError
 from cluster.names import IndexName, index_name
-from cluster.protocol import CHECKPOINT_PATH, TILE_PATH
+from cluster.protocol import CHECKPOINT_PATH, FILE_PATH, MIN_HEADER, TILE_PATH
 from cluster.state.database import Database
 from cluster.state.position import Position
 from cluster.web.devpi.asking import wants_json
@@ -24,11 +25,22 @@ from cluster.web.files import METADATA_SUFFIX, Files
 from cluster.web.headers import NodeHeaders
 from cluster.web.identity import Identity
 from cluster.web.log import LogPages
+from cluster.web.metrics import METRICS_PATH, metrics_reply
 from cluster.web.quick import QuickPages
 from cluster.web.replies import Reply, error_reply, json_reply, message_reply, send
 from cluster.web.request import NodeRequest, StreamHandler
 from cluster.web.simple import SimplePages, page_reply
 from cluster.web.status import StatusDocument
+from cluster.web.statusview import status_for
+
+MIN_WAIT_SECONDS = 5.0
+
+
+class TooFarBehind(PymirrorError):
+    """A node has not applied what a client wants to read (RFC 9110 §15.6.5)."""
+
+    status = 504
+
 
 Handler = Callable[..., Awaitable[Reply | None]]
 
@@ -63,6 +75,14 @@ class NodeWeb:
         """Nobody takes bodies as streams unless a subclass does."""
         return None
 
+    async def reached(self, minimum: str) -> bool:
+        """Wait until this node has applied a serial that a client has seen elsewhere."""
+        return await self.position.reached(serial_of(minimum), MIN_WAIT_SECONDS)
+
+    async def answer_for(self, request: NodeRequest) -> Reply:
+        """This node is too far behind, and knows of nobody who is not."""
+        raise TooFarBehind(f"this node is at serial {self.position.serial} only; try again")
+
     def serve_hot(self, request: NodeRequest) -> bool:
         """Answer a page from memory: no database, no routing."""
         page = self.simple.hot(request)
@@ -72,6 +92,14 @@ class NodeWeb:
             request.set_common_headers()
             request.answer(page_reply(request, page))
         return True
+
+
+def serial_of(minimum: str) -> int:
+    """The serial in ``<serial>`` or ``<epoch>.<serial>``; raises InvalidRequest."""
+    serial = minimum.rpartition(".")[2].strip()
+    if not (serial.isascii() and serial.isdigit() and len(serial) < 19):
+        raise InvalidRequest(f"{MIN_HEADER} is <serial> or <epoch>.<serial>, not {minimum!r}")
+    return int(serial)
 
 
 def answering(handler: Handler) -> Callable[..., Awaitable[None]]:
@@ -108,9 +136,11 @@ def add_common_routes(app: Klein) -> None:
     for path, handler in (
         ("/+status", _status),
         ("/+ready", _ready),
+        (METRICS_PATH, _metrics),
         (CHECKPOINT_PATH, _checkpoint),
         (TILE_PATH + "/<level>/<number>", _tile),
         (TILE_PATH + "/<level>/<number>.p/<width>", _tile),
+        (FILE_PATH + "/<sha256>", _node_file),
         (index + "/+simple", _project_list),
         (index + "/+simple/", _project_list),
         (index + "/+simple/<project>", _project),
@@ -134,7 +164,12 @@ def _routing_error(web: NodeWeb, request: NodeRequest, failure: Failure) -> None
 
 
 async def _status(web: NodeWeb, request: NodeRequest) -> Reply:
-    return json_reply(web.status.document(), headers={"Cache-Control": "no-store"})
+    document = await status_for(web, request)
+    return json_reply(document, headers={"Cache-Control": "no-store"})
+
+
+async def _metrics(web: NodeWeb, request: NodeRequest) -> Reply:
+    return metrics_reply(web.status.document(), request.channel.site.counts)
 
 
 async def _ready(web: NodeWeb, request: NodeRequest) -> Reply:
@@ -153,6 +188,11 @@ async def _tile(
     web: NodeWeb, request: NodeRequest, level: str, number: str, width: str | None = None
 ) -> Reply:
     return await web.log.tile(level, number, width)
+
+
+async def _node_file(web: NodeWeb, request: NodeRequest, sha256: str) -> None:
+    web.identity.require_node(request)
+    await web.files.send_here(request, sha256)
 
 
 async def _project_list(web: NodeWeb, request: NodeRequest, user: str, name: str) -> Reply | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from cluster.log.changes import Entry, Kind
@@ -33,6 +33,13 @@ from primary.triggers.tables import (
 def position(connection: Connection) -> int | None:
     """The last serial of the log that was looked at; None before the first start."""
     return connection.execute(select(place.c.serial)).scalar()
+
+
+def needed(connection: Connection) -> int | None:
+    """The serial up to which no entry is needed to tell any more; None before the first start."""
+    seen = position(connection)
+    firsts = [connection.execute(select(func.min(t.c.source))).scalar() for t in (queue, held)]
+    return None if seen is None else min([seen, *(int(f) - 1 for f in firsts if f is not None)])
 
 
 def begin(connection: Connection, serial: int, settings: Mapping[Key, Setting]) -> None:
@@ -76,6 +83,8 @@ def _take_one(connection: Connection, entry: Entry, now: float) -> set[Key]:
         return _enqueue(connection, index, entry.serial, sources, now)
     if entry.kind is Kind.STAGE_DROPPED:
         _taken_from_stage(connection, index, entry.payload["stage"])
+        return set()
+    if entry.payload.get("imported"):  # what another server has tested already
         return set()
     if "stage" in entry.payload:
         row = {"index_name": index, "stage": entry.payload["stage"], "source": entry.serial}

@@ -1,0 +1,69 @@
+"""Questions to running nodes, sent by a command in the name of a stopped one."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, frozen
+
+from cluster.errors import LogError
+from cluster.log.epochs import Start
+from cluster.protocol import NODE_HEADER, node_token
+
+_SECONDS = 10.0
+_MOST_BYTES = 4 << 20
+
+
+@frozen
+class Asked:
+    """An answer: its status (0: none), and its JSON object, empty when it was something else."""
+
+    status: int
+    values: dict[str, Any]
+    message: str
+
+
+@define
+class NodeAnswers:
+    """Asks as the node `uuid`, which knows the cluster's secret; `now` is seconds since 1970."""
+
+    _secret: bytes
+    _uuid: str
+    _now: Callable[[], float]
+
+    def ask(self, method: str, url: str, body: object = None) -> Asked:
+        """One request; what goes wrong is in the answer."""
+        headers = {
+            "Accept": "application/json",
+            NODE_HEADER: node_token(self._secret, self._uuid, self._now()),
+        }
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+                return Asked(answer.status, _object(answer.read(_MOST_BYTES)), "")
+        except urllib.error.HTTPError as error:
+            values = _object(error.read(65_536))
+            return Asked(error.code, values, str(values.get("message", error.reason)))
+        except (OSError, ValueError) as error:
+            return Asked(0, {}, str(error))
+
+    def starts(self, url: str) -> list[Start]:
+        """How the epochs of a node's log began; raises LogError."""
+        answer = self.ask("GET", url)
+        listed = answer.values.get("epochs")
+        if answer.status != 200 or not isinstance(listed, list):
+            raise LogError(f"{url} does not say which epochs there were: {answer.message}")
+        return [Start.from_json(one) for one in listed]
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,143 @@
+"""Making a primary of a stopped replica's folder, and a replica of an old primary's.
+
+Both kinds of node keep their state in one layout; what makes a primary is the key of the log's
+last epoch. All of it blocks, and works on a folder that no process uses.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import orjson
+from attrs import frozen
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Connection, Engine
+
+from cluster.durable import FolderLock, write_durably
+from cluster.errors import LogError, PymirrorError
+from cluster.log import changelog
+from cluster.log.changes import Change, Kind, encode
+from cluster.log.epochs import Start, Trust, start_payload
+from cluster.state import queries
+from cluster.state.apply import apply
+from cluster.state.database import open_engine, writing
+from cluster.state.rollback import roll_back
+from cluster.state.rows import Touched
+from cluster.state.upgrade import bring_up_to_date
+
+KEY_FILE: Final = "log-key"
+IDENTITY_FILE: Final = "log-identity"
+FENCED_FILE: Final = "fenced"
+FENCE_FILE: Final = "to-fence"
+"""URLs of the primaries before, which must still be told; one a line."""
+
+
+class NotPossible(PymirrorError):
+    """A folder cannot be promoted or demoted as it is; the message says why."""
+
+
+@frozen
+class Standing:
+    """What a folder holds: the log's uuid, the key of its first epoch, its last epoch and serial,
+    and the Merkle root there.
+    """
+
+    log: str
+    key: str
+    epoch: int
+    serial: int
+    root: bytes
+
+
+@contextmanager
+def opened(state_dir: Path) -> Iterator[Engine]:
+    """The database of a stopped node; raises FolderInUse, NotPossible."""
+    path = state_dir / "log.sqlite"
+    if not path.exists():
+        raise NotPossible(f"{state_dir} holds no log: is it a node's state folder?")
+    lock = FolderLock(state_dir)
+    engine = open_engine(path, changelog.metadata)
+    try:
+        bring_up_to_date(engine)
+        yield engine
+    finally:
+        engine.dispose()
+        lock.release()
+
+
+def standing(engine: Engine) -> Standing:
+    """How far a folder is; raises NotPossible for an empty log."""
+    with engine.begin() as connection:
+        epochs, head = queries.all_epochs(connection), queries.head(connection)
+    if not epochs:
+        raise NotPossible("the log is empty: there is nothing to be promoted")
+    return Standing(epochs[0].log, epochs[0].key, head.epoch, head.serial, head.root)
+
+
+def promote(state_dir: Path, engine: Engine, secret: bytes, former: list[str]) -> Standing:
+    """Start the next epoch, owned by this folder's node; `former` are URLs of those before it.
+
+    Order: key, then whom to fence, durable; then the entry that names the key. A crash between
+    leaves a replica with a key that nothing names, and the command can be repeated.
+    """
+    before = standing(engine)
+    private = Ed25519PrivateKey.generate()
+    write_durably(state_dir / KEY_FILE, private.private_bytes_raw())
+    write_durably(state_dir / FENCE_FILE, "".join(f"{url}\n" for url in former).encode())
+    node = (state_dir / "uuid").read_text().strip()
+    key = base64.b64encode(private.public_key().public_bytes_raw()).decode()
+    trust = Trust(before.log, before.key, secret)
+    with writing(engine) as connection:
+        _start_epoch(connection, trust, before.epoch + 1, key, node)
+    (state_dir / FENCED_FILE).unlink(missing_ok=True)
+    return standing(engine)
+
+
+def _start_epoch(connection: Connection, trust: Trust, epoch: int, key: str, node: str) -> None:
+    frontier = changelog.frontier(connection)
+    payload = start_payload(trust, epoch, key, node, frontier)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    change = Change(Kind.EPOCH_STARTED, payload)
+    entry = encode(change, serial=frontier.size + 1, epoch=epoch, time=now, actor="+promote")
+    apply(connection, entry, Touched())
+    changelog.append(connection, frontier, [entry])
+
+
+def fork_of(mine: Standing, starts: list[Start], trust: Trust) -> Start | None:
+    """Where the log of a newer primary left the one of a folder; None if it only goes on.
+
+    `starts` are how its epochs began. Raises NotPossible when one is not proven.
+    """
+    if any(not start.is_proven(trust) for start in starts):
+        raise NotPossible("that primary's epochs were not started by nodes of this cluster")
+    newer = next((start for start in starts if start.epoch > mine.epoch), None)
+    if newer is None and mine.serial:
+        raise NotPossible("that primary has no later epoch than this folder: promote it first")
+    return newer
+
+
+def demote(state_dir: Path, engine: Engine, fork: Start | None) -> Path | None:
+    """Make a replica of an old primary; returns the file with the entries that nobody else has.
+
+    Order: entries kept in that file, then the log cut, then what made the folder a primary's is
+    put away; a crash between is mended by doing it again.
+    """
+    mine = standing(engine)
+    orphans = None
+    if fork is not None and mine.serial >= fork.serial:
+        with writing(engine) as connection:
+            if changelog.frontier(connection, fork.serial - 1).root != fork.root:
+                raise LogError("the logs differ already before the newer epoch began")
+            orphans = roll_back(connection, fork.serial - 1, state_dir)
+    identity = orjson.dumps({"log": mine.log, "key": mine.key})
+    write_durably(state_dir / IDENTITY_FILE, identity)
+    key = state_dir / KEY_FILE
+    if key.exists():
+        key.replace(state_dir / f"{KEY_FILE}.epoch-{mine.epoch}")
+    (state_dir / FENCED_FILE).unlink(missing_ok=True)
+    return orphans

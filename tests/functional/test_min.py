@@ -1,0 +1,46 @@
+"""X-Pymirror-Min: a client that has seen a serial never reads less, on whatever node it asks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.builders import wheel
+from tests.functional.helpers import ROOT_PASSWORD, check_same_roots, upload
+from tests.processes import Cluster
+
+pytestmark = pytest.mark.functional
+
+
+def test_reads_at_least_that(tmp_path: Path) -> None:
+    """A replica that is behind waits, then has the primary answer as the client itself; without
+    a primary it says 503, and a primary asked for the future 504."""
+    with Cluster(tmp_path) as cluster:
+        primary = cluster.primary(None, root_password=ROOT_PASSWORD)
+        primary.put_index("root/dev", ROOT_PASSWORD, type="stage")
+        primary.put_index("root/secret", ROOT_PASSWORD, type="stage", acl_pkg_read=["root"])
+        replica = cluster.replica(primary)
+        built = wheel("seen", "1.0")
+        done = upload(primary, "root/dev", built)
+        serial = done.headers["x-pymirror-serial"]
+        path = "/root/dev/+simple/seen/"
+        for wanted in (serial, f"1.{serial}"):
+            answer = replica.get(path, X_Pymirror_Min=wanted)
+            assert answer.status == 200
+            assert int(answer.headers["x-pymirror-serial"]) >= int(serial)
+        assert replica.get(path, X_Pymirror_Min="soon").status == 400
+        check_same_roots([primary, replica])
+        assert primary.get(path, X_Pymirror_Min="999999").status == 504
+        ahead = replica.get(path, X_Pymirror_Min="999999")
+        assert (ahead.status, built.filename in ahead.body.decode()) == (200, True)
+        # The primary must see the client, not the node that passes its request on.
+        assert replica.get("/root/secret/+simple/", X_Pymirror_Min="999999").status == 401
+        os.kill(primary.pid, signal.SIGSTOP)
+        try:
+            assert replica.get(path, X_Pymirror_Min=serial).status == 200
+            assert replica.get(path, X_Pymirror_Min="999999").status == 503
+        finally:
+            os.kill(primary.pid, signal.SIGCONT)

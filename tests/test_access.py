@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from klein import Klein
 
+from cluster.web.statusview import without_others
 from primary.web import PrimaryWeb
 from replica.web import ReplicaWeb
 from tests.access_requests import REQUESTS, link, xmlrpc
@@ -183,5 +184,41 @@ def test_bases_do_not_leak(site: AccessSite, through: str) -> None:
     for role in ("nobody", "other"):
         assert not hits(site, node, role, secret.name, child)
         assert not hits(site, node, role, secret.name)
-        for path in ("/", "/team"):
+        for path in ("/", "/team", "/+status"):
             assert secret.name.encode() not in site.send(node, role, Request("GET", path)).body
+
+
+def test_status_of_restricted_indexes() -> None:
+    """Who may not read an index does not see in the status that it is there."""
+    document = {
+        "serial": 7,
+        "upstreams": {"team/mirror": {"failing": {"secret": {}}}, "team/open": {"requests": 1}},
+        "files": {"count": 1, "failures": [
+            {"source": "team/mirror", "file": "secret-1.0.tar.gz"}, {"source": "team/open"},
+            {"source": "primary", "file": "secret-2.0.tar.gz"},
+        ]},
+        "triggers": [{"index": "team/mirror"}, {"index": "team/open"}],
+    }  # fmt: skip
+    assert without_others(document, {"team/open"}) == {
+        "serial": 7,
+        "upstreams": {"team/open": {"requests": 1}},
+        "files": {"count": 1, "failures": [{"source": "team/open"}]},
+        "triggers": [{"index": "team/open"}],
+    }
+
+
+@pytest.mark.functional
+def test_status(site: AccessSite) -> None:
+    """The status names a restricted mirror that fails only to those who may read it."""
+    mirror = "team/" + site.name("mirror")
+    site.by_root(
+        "PUT", f"/{mirror}", type="mirror", mirror_url="http://127.0.0.1:9/", acl_pkg_read=["rita"]
+    )
+    page = Request("GET", f"/{mirror}/+simple/secret-thing/")
+    assert site.send(site.primary, "reader", page).status == 502
+    status = Request("GET", "/+status")
+    for role, named in (("nobody", False), ("other", False), ("reader", True), ("root", True)):
+        answer = site.send(site.primary, role, status)
+        assert answer.status == 200
+        assert (b"secret-thing" in answer.body) == named, role
+        assert (mirror.encode() in answer.body) == named, role

@@ -22,6 +22,6 @@ uploadtarget  which requests are uploads
 provenance    what came with files by PEP 740
 stages        uploads that wait to be published together
 log       checkpoint and tiles
-status    /+status and /+ready
+status    /+status and /+ready; statusview leaves out what is not for the one who asks
 routes    the routes that both kinds of node have
 """

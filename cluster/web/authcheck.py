@@ -33,11 +33,12 @@ URI_HEADER: Final = "X-Original-URI"
 METHOD_HEADER: Final = "X-Original-Method"
 
 _OPEN = {
-    "/", "/+login", "/+logout", "/+ready", "/+status", "/+search", AUTHCHECK_PATH,
-    AUDIENCE_PATH, MINT_PATH, DISCOVERY_PATH,
+    "/", "/+login", "/+logout", "/+ready", "/+status", "/+search", "/+nearest", "/+nodes/join",
+    AUTHCHECK_PATH, AUDIENCE_PATH, MINT_PATH, DISCOVERY_PATH,
 }  # fmt: skip
-_STATIC = ("/+static", "/+theme-static")
-_NODES = ("/+node/", "/+log/identity", "/+log/tail")
+_OPEN_BELOW = ("/+static", "/+theme-static", "/+nearest/")
+_PUBLIC_LOG = ("/+log/checkpoint", "/+log/tile/")
+_NODES = ("/+node/", "/+log/")
 _READS = ("GET", "HEAD")
 _HIDDEN_SEPARATOR = re.compile(r"%(?:2f|5c|[01][0-9a-f]|7f)", re.IGNORECASE)
 _NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -60,7 +61,7 @@ class Asked:
     def is_open(self) -> bool:
         """Whether everybody may ask: the node shows nothing there that one may not know."""
         is_discovery = self.segments[-1] == "+api" and len(self.segments) <= 3
-        return self.path in _OPEN or self.path.startswith(_STATIC) or is_discovery
+        return self.path in _OPEN or self.path.startswith(_OPEN_BELOW) or is_discovery
 
     def index(self) -> IndexName | None:
         """The index that the path is below, if any; raises InvalidRequest."""
@@ -118,7 +119,7 @@ async def _check(web: Any, request: NodeRequest) -> Reply:
 def _asked(web: Any, request: NodeRequest) -> Asked:
     method = (request.header(METHOD_HEADER) or "GET").upper()
     path = original_path(request.header(URI_HEADER) or "", web.discovery.outside)
-    if path.startswith(_STATIC):
+    if path.startswith(_OPEN_BELOW):
         return Asked(method, path, {})
     try:
         _, values = web.app.url_map.bind("node").match(path, method)
@@ -132,10 +133,10 @@ async def _require(web: Any, request: NodeRequest, asked: Asked) -> None:
         return
     if web.identity.node(request) is not None:
         return
+    if asked.path.startswith(_PUBLIC_LOG):
+        return
     if asked.path.startswith(_NODES):
         raise Forbidden("only nodes of this cluster may ask for this")
-    if asked.path.startswith("/+log/"):
-        return
     if asked.method in _READS:
         await _require_read(web, request, asked)
     else:

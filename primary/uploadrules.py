@@ -154,7 +154,9 @@ def docs_uploaded(
     held = Holdings(connection, upload.index, project, upload.stage)
     version = metadata["version"] or held.latest_version()
     if version is None:
-        raise InvalidRequest(f"no release of {project} on {upload.index}: name a version")
+        raise InvalidRequest(
+            f"doczip has no version and {project!r} has no releases to derive one from"
+        )
     known = held.docs(version)
     if known is not None and known.sha256 == facts["sha256"]:
         return []

@@ -109,7 +109,7 @@ class _Releases:
         file = held.file
         if not file.version:
             return
-        href = f"{self.root}/{file_path(file)}"
+        href = f"{self.root}/{_as_devpi(file_path(file))}"
         link = {"rel": "releasefile", "href": href, **hashes_json(file), "log": held.log}
         if file.yanked is not None:
             link["yanked"] = file.yanked
@@ -122,7 +122,7 @@ class _Releases:
     def add_docs(self, docs: HeldDocs) -> None:
         """The documentation of a release."""
         file = DistributionFile(docs.filename, hashes={"sha256": docs.sha256})
-        href = f"{self.root}/{file_path(file)}"
+        href = f"{self.root}/{_as_devpi(file_path(file))}"
         link = {"rel": "doczip", "href": href, **hashes_json(file), "log": docs.log}
         self._release(docs.version)["+links"].append(link)
 
@@ -144,7 +144,13 @@ class _Releases:
 
 def toxresult_path(link: str, filename: str) -> str:
     """A tox result's quoted path below its index: it stands beside the file that was tested."""
-    return f"+f/{link[:3]}/{link[3:]}/{quote(filename, safe='')}"
+    return f"+f/{link[:3]}/{link[3:]}/{_as_devpi(quote(filename, safe=''))}"
+
+
+def _as_devpi(path: str) -> str:
+    """Leave + and ! as they are: devpi-client saves a file under the end of its link as it is
+    written, and pip refuses a wheel that is called ``foo-1.0%2Bcpu-py3-none-any.whl``."""
+    return path.replace("%2B", "+").replace("%21", "!")
 
 
 def hashes_json(file: DistributionFile) -> dict[str, Any]:

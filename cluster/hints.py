@@ -20,6 +20,7 @@ HINTS: Final = {
     "its --state-dir away and let it start afresh, or promote it if it holds the right log",
     "bad-answer": "something between it and the primary changes answers, or versions differ: see "
     "its error and its log",
+    "loop": "its --primary-url leads back to itself: let one node of the circle follow the primary",
     "needs-upgrade": "install the primary's version of pymirror there",
 }
 LOST_HINT: Final = (

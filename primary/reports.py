@@ -19,6 +19,7 @@ from cluster.networks import MOST_NETWORKS, parse_network
 
 MOST_CHARACTERS: Final = 4_096
 _MOST: Final = 2**53
+_END_OF_TIME: Final = 253_402_300_800.0
 
 Check = Callable[[Any], Any]
 """The value as it is kept, or None."""
@@ -59,6 +60,11 @@ def _number(value: Any) -> float | None:
     return round(float(value), 3) if is_good and math.isfinite(value) and value >= 0 else None
 
 
+def _time(value: Any) -> float | None:
+    found = _number(value)
+    return found if found is not None and found < _END_OF_TIME else None
+
+
 def _networks(value: Any) -> list[str] | None:
     if not isinstance(value, list):
         return None
@@ -75,10 +81,10 @@ _FIELDS: Final[Mapping[str, Check]] = {
     "outside_url": _url,
     "version": _text(40),
     "state": _text(40),
-    "state_since": _number,
+    "state_since": _time,
     "ready": _bool,
     "error": _text(200),
-    "error_at": _number,
+    "error_at": _time,
     "region": _text(64),
     "networks": _networks,
     "weight": _whole(MOST_WEIGHT),

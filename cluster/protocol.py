@@ -39,6 +39,8 @@ JOIN_PATH: Final = "/+nodes/join"
 INVITE_PATH: Final = "/+nodes/invite"
 KEYS_PATH: Final = "/+nodes/keys"
 FENCE_PATH: Final = "/+node/fence"
+STATE_PATH: Final = "/+node/state"
+PROJECTS_PATH: Final = "/+node/projects"
 SECRET_PATH: Final = "/+node/secret"  # noqa: S105 (a path)
 
 TAIL_TYPE: Final = "application/x-pymirror-log"

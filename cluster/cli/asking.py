@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 from attrs import define, frozen
@@ -15,6 +16,7 @@ from cluster.log.epochs import Start
 from cluster.protocol import NODE_HEADER, node_token
 
 _SECONDS = 10.0
+_LONG_SECONDS = 120.0
 _MOST_BYTES = 4 << 20
 
 
@@ -37,10 +39,7 @@ class NodeAnswers:
 
     def ask(self, method: str, url: str, body: object = None) -> Asked:
         """One request; what goes wrong is in the answer."""
-        headers = {
-            "Accept": "application/json",
-            NODE_HEADER: node_token(self._secret, self._uuid, self._now()),
-        }
+        headers = self._headers("application/json")
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
         try:
@@ -51,6 +50,35 @@ class NodeAnswers:
             return Asked(error.code, values, str(values.get("message", error.reason)))
         except (OSError, ValueError) as error:
             return Asked(0, {}, str(error))
+
+    def read(self, url: str, accept: str = "*/*") -> bytes | None:
+        """The body of an answer, None unless it is 200; raises LogError when none comes."""
+        request = urllib.request.Request(url, headers=self._headers(accept))  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=_LONG_SECONDS) as answer:  # noqa: S310
+                body: bytes = answer.read()
+                return body
+        except urllib.error.HTTPError:
+            return None
+        except (OSError, ValueError) as error:
+            raise LogError(f"{url}: {error}") from None
+
+    def digest(self, url: str) -> tuple[str | None, int]:
+        """The sha256 and size of what a URL gives, read in pieces; None when it gives nothing."""
+        request = urllib.request.Request(url, headers=self._headers("*/*"))  # noqa: S310
+        total, size = sha256(), 0
+        try:
+            with urllib.request.urlopen(request, timeout=_LONG_SECONDS) as answer:  # noqa: S310
+                while piece := answer.read(1 << 20):
+                    total.update(piece)
+                    size += len(piece)
+        except (OSError, ValueError):
+            return None, size
+        return total.hexdigest(), size
+
+    def _headers(self, accept: str) -> dict[str, str]:
+        token = node_token(self._secret, self._uuid, self._now())
+        return {"Accept": accept, NODE_HEADER: token}
 
     def starts(self, url: str) -> list[Start]:
         """How the epochs of a node's log began; raises LogError."""

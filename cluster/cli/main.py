@@ -12,7 +12,9 @@ from cluster.cli.node import node
 from cluster.cli.promote import demote, promote
 from cluster.cli.rebuild import rebuild
 from cluster.cli.snapshot import snapshot
+from cluster.cli.status import status
 from cluster.cli.token import token
+from cluster.cli.verify import verify
 from cluster.version import __version__
 
 
@@ -35,4 +37,6 @@ main.add_command(nearest)
 main.add_command(node)
 main.add_command(rebuild)
 main.add_command(snapshot)
+main.add_command(status)
 main.add_command(token)
+main.add_command(verify)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import define
 from klein import Klein
 
-from cluster.web import authcheck, docs, finding, provenance, stages
+from cluster.web import authcheck, docs, finding, fingerprints, nearest, provenance, stages
 from cluster.web.devpi import discovery, indexes, projects, users
 from cluster.web.devpi.discovery import Discovery
 from cluster.web.devpi.indexes import IndexPages
@@ -13,6 +13,7 @@ from cluster.web.devpi.projects import ProjectPages
 from cluster.web.devpi.users import UserPages
 from cluster.web.docs import DocsPages
 from cluster.web.finding import Finding
+from cluster.web.nearest import Nearest
 from cluster.web.routes import NodeWeb, add_common_routes
 
 
@@ -26,6 +27,7 @@ class DevpiWeb(NodeWeb):
     project_pages: ProjectPages
     finding: Finding
     docs: DocsPages
+    nearest: Nearest
 
 
 def add_read_routes(app: Klein) -> None:
@@ -33,5 +35,6 @@ def add_read_routes(app: Klein) -> None:
     add_common_routes(app)
     for module in (
         discovery, users, indexes, projects, finding, provenance, stages, docs, authcheck,
+        nearest, fingerprints,
     ):  # fmt: skip
         module.add_routes(app)

@@ -1,0 +1,135 @@
+"""`pymirror verify`: does one node hold and serve what another does? Cheapest questions first."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from attrs import define, field
+from rich.progress import Progress
+
+from cluster.cli.asking import NodeAnswers
+from cluster.cli.comparing import (
+    Difference,
+    Pair,
+    Trouble,
+    compare_files,
+    compare_log,
+    compare_pages,
+    compare_state,
+)
+
+LEVELS = ("log", "state", "pages", "files")
+EQUAL, DIFFERENT, UNABLE = 0, 1, 2
+_SHOWN = 20
+
+
+@define
+class Report:
+    """What each level found; `unable` is why one could not be decided."""
+
+    levels: dict[str, dict[str, Any]] = field(factory=dict)
+    differences: list[str] = field(factory=list)
+    unable: list[str] = field(factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 equal, 1 different, 2 could not find out."""
+        if self.differences:
+            return DIFFERENT
+        return UNABLE if self.unable else EQUAL
+
+
+@click.command()
+@click.argument("url")
+@click.option("--against", required=True, metavar="URL", help="The node to compare with.")
+@click.option(
+    "--level",
+    type=click.IntRange(1, 4),
+    default=3,
+    show_default=True,
+    help="1 the log, 2 and the index state, 3 and pages as served, 4 and the bytes of files.",
+)
+@click.option(
+    "--sample", type=click.IntRange(1), default=200, show_default=True,
+    help="How many projects are looked at in levels 3 and 4, by chance.",
+)  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="Look at every project.")
+@click.option(
+    "--secret-file",
+    required=True,
+    envvar="PYMIRROR_SECRET_FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The cluster's secret: nodes answer these questions only to each other.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def verify(
+    url: str, against: str, level: int, sample: int, everything: bool, secret_file: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Compare the node at URL with another one.
+
+    Exit status: 0 they are equal, 1 they differ (the first differences are listed), 2 that could
+    not be found out.
+    """
+    asking = NodeAnswers(
+        secret_file.read_bytes().strip(), f"verify-{secrets.token_hex(4)}", time.time
+    )
+    pair = Pair(asking, url.rstrip("/"), against.rstrip("/"), None if everything else sample)
+    report = Report()
+    checks: tuple[Callable[..., dict[str, Any]], ...] = (
+        compare_log, compare_state, compare_pages, compare_files,
+    )  # fmt: skip
+    with Progress(disable=as_json, transient=True) as progress:
+        for name, check in list(zip(LEVELS, checks, strict=True))[:level]:
+            if not _checked(report, name, check, pair, progress):
+                break
+    _show(report, as_json)
+    raise SystemExit(report.exit_code)
+
+
+def _checked(
+    report: Report, name: str, check: Callable[..., dict[str, Any]], pair: Pair, progress: Progress
+) -> bool:
+    """Run one level; False when the next ones make no sense."""
+    task = progress.add_task(f"comparing the {name}", total=None)
+
+    def told(done: int, total: int) -> None:
+        progress.update(task, completed=done, total=total)
+
+    try:
+        report.levels[name] = {"equal": True, **check(pair, told)}
+    except Difference as found:
+        report.levels[name] = {"equal": False}
+        report.differences += found.what
+    except Trouble as trouble:
+        report.levels[name] = {"equal": None}
+        report.unable.append(f"{name}: {trouble}")
+    finally:
+        progress.remove_task(task)
+    return report.levels[name]["equal"] is True
+
+
+def _show(report: Report, as_json: bool) -> None:
+    if as_json:
+        document = {
+            "equal": report.exit_code == EQUAL, "levels": report.levels,
+            "differences": report.differences, "unable": report.unable,
+        }  # fmt: skip
+        click.echo(json.dumps(document, indent=2))
+        return
+    for name, found in report.levels.items():
+        facts = ", ".join(f"{value} {key}" for key, value in found.items() if key != "equal")
+        word = {True: "equal", False: "DIFFERENT", None: "not known"}[found["equal"]]
+        click.echo(f"{name:6} {word}" + (f" ({facts})" if facts else ""))
+    for line in report.differences[:_SHOWN]:
+        click.echo(f"  differs: {line}", err=True)
+    if len(report.differences) > _SHOWN:
+        click.echo(f"  and {len(report.differences) - _SHOWN} more", err=True)
+    for line in report.unable:
+        click.echo(f"  could not: {line}", err=True)

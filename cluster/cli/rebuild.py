@@ -35,6 +35,7 @@ def rebuild(state_dir: Path) -> None:
     engine = open_engine(path, changelog.metadata, schema.metadata)
     try:
         with writing(engine) as connection:
+            _refuse_part(changelog.minimum(connection))
             before = digest(connection)
             _replay(connection)
             after = digest(connection)
@@ -46,6 +47,15 @@ def rebuild(state_dir: Path) -> None:
         click.echo(f"the state had been another one, with digest {before}", err=True)
         raise SystemExit(1)
     click.echo("the state had been the same")
+
+
+def _refuse_part(minimum: int) -> None:
+    if minimum:
+        raise click.ClickException(
+            f"the log here begins behind entry {minimum} (the node began with a snapshot, or the "
+            "log was compacted), so the state cannot be replayed. A replica gets both anew when "
+            "log.sqlite is removed from its folder and it is started"
+        )
 
 
 def _replay(connection: Connection) -> None:

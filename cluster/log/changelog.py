@@ -24,6 +24,15 @@ from cluster.log.merkle import (
 
 metadata = MetaData()
 
+
+class Compacted(LogError):
+    """Entries that somebody wants are not in this log any more: it begins behind `minimum`."""
+
+    def __init__(self, minimum: int) -> None:
+        super().__init__(f"the entries up to {minimum} are not here any more")
+        self.minimum = minimum
+
+
 log = Table(
     "log",
     metadata,
@@ -58,6 +67,11 @@ def append(connection: Connection, frontier: Frontier, entries: Sequence[Entry])
     return frontier.extended(leaves)
 
 
+def append_leaves(connection: Connection, start: int, leaves: Sequence[bytes]) -> None:
+    """Make tiles of the leaf hashes behind the first `start`, whose entries are not here."""
+    _append_hashes(connection, 0, start, leaves)
+
+
 def _append_hashes(connection: Connection, level: int, start: int, hashes: Sequence[bytes]) -> None:
     number, filled = divmod(start, TILE_WIDTH)
     data = tile(connection, level, number)[: filled * HASH_SIZE] if filled else b""
@@ -89,8 +103,30 @@ def tile(connection: Connection, level: int, number: int) -> bytes:
 
 
 def size(connection: Connection) -> int:
-    """How many entries the log has: its last serial."""
-    return connection.execute(select(func.max(log.c.serial))).scalar() or 0
+    """How many entries the log has: its last serial. Told by the tiles: entries may be gone."""
+    statement = (
+        select(tiles.c.number, func.length(tiles.c.hashes))
+        .where(tiles.c.level == 0)
+        .order_by(tiles.c.number.desc())
+        .limit(1)
+    )
+    row = connection.execute(statement).first()
+    return 0 if row is None else row[0] * TILE_WIDTH + row[1] // HASH_SIZE
+
+
+def minimum(connection: Connection) -> int:
+    """How many of the log's first entries are not here (any more): 0 for a whole log.
+
+    A compacted log, and one that began with a snapshot, has only the entries behind that serial.
+    """
+    first = connection.execute(select(func.min(log.c.serial))).scalar()
+    return size(connection) if first is None else first - 1
+
+
+def remove(connection: Connection, upto: int, most: int) -> int:
+    """Delete entries up to a serial, at most so many, oldest first; their number. Tiles stay."""
+    last = min(upto, minimum(connection) + most)
+    return connection.execute(log.delete().where(log.c.serial <= last)).rowcount
 
 
 def frontier(connection: Connection, at: int | None = None) -> Frontier:
@@ -105,7 +141,9 @@ def read_raw(
     """Entries behind serial `after` (and up to `until`), at least one if there is one.
 
     Stops before the limits, but never inside a group of parts: readers see all of it or none.
+    Raises Compacted when the next entry is not here any more: what is gone is never passed over.
     """
+    _check_minimum(connection, after)
     statement = select(log.c.entry).where(log.c.serial > after).order_by(log.c.serial)
     if until is not None:
         statement = statement.where(log.c.serial <= until)
@@ -125,8 +163,15 @@ def read_raw(
     return page[:whole]
 
 
+def _check_minimum(connection: Connection, after: int) -> None:
+    least = minimum(connection)
+    if after < least:
+        raise Compacted(least)
+
+
 def entries(connection: Connection, after: int = 0, batch: int = 1_000) -> Iterator[Entry]:
-    """All entries behind a serial, read in batches: memory stays flat."""
+    """All entries behind a serial, read in batches: memory stays flat. Raises Compacted."""
+    _check_minimum(connection, after)
     while True:
         rows = connection.execute(
             select(log.c.entry).where(log.c.serial > after).order_by(log.c.serial).limit(batch)

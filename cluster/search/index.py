@@ -177,7 +177,8 @@ class SearchIndex:
             return self._catch_up(source, self._engine, progress)
 
     def _continued(self, source: Connection, engine: Engine) -> Progress | None:
-        """Where the store is; a store of another log, or of more of it than is here, begins anew.
+        """Where the store is; a store of another log, of more of it than is here, or from before
+        what is left of it, begins anew.
 
         None before the log's first entry.
         """
@@ -186,7 +187,8 @@ class SearchIndex:
             return None
         with engine.begin() as target:
             known = store.progress(target)
-        if known is None or known.log != epoch.log or known.serial > size:
+        least = changelog.minimum(source)
+        if known is None or known.log != epoch.log or not least <= known.serial <= size:
             # From here on the log tells what changes while the state is read.
             known = Progress(epoch.log, size, _START)
             with writing(engine) as target:

@@ -284,16 +284,16 @@ def hosted_digests(connection: Connection) -> Iterator[str]:
 def projects_changed(
     connection: Connection, names: list[IndexName], after: int, upto: int
 ) -> list[tuple[str, int]]:
-    """The projects of these indexes whose last change is behind `after` and up to `upto`, with
-    its serial, in its order.
+    """The projects of these indexes, or of their lists, whose last change is behind `after` and
+    up to `upto`, with its serial, in its order.
     """
-    at = projects.c.serial
-    statement = (
-        select(projects.c.display, at)
-        .where(projects.c.index_name.in_(names), at > after, at <= upto)
-        .order_by(at, projects.c.display)
-    )
-    return [(row[0], row[1]) for row in connection.execute(statement)]
+    found = union_all(*(
+        select(t.c.display, t.c.serial).where(
+            t.c.index_name.in_(names), t.c.serial > after, t.c.serial <= upto
+        )
+        for t in (projects, listing)
+    ))  # fmt: skip
+    return sorted(((row[0], row[1]) for row in connection.execute(found)), key=lambda r: r[::-1])
 
 
 def list_serial(connection: Connection, reachable: list[Index]) -> int:

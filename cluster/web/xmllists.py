@@ -125,6 +125,9 @@ def _bounded(rows: list[Row]) -> list[Row]:
 
 
 def _scan(connection: Connection, names: set[IndexName], after: int) -> tuple[list[Row], int, bool]:
+    least = changelog.minimum(connection)
+    if after < least:
+        return _from_state(connection, names, after, least), least, True
     page = changelog.read_raw(connection, after, _SCAN_BYTES, _SCAN_ENTRIES)
     # Most entries of a large log are of other indexes: see that without decoding them.
     marks = [b'"index":' + orjson.dumps(name) for name in names]
@@ -135,6 +138,14 @@ def _scan(connection: Connection, names: set[IndexName], after: int) -> tuple[li
         for row in _rows(connection, decode(raw), names)
     ]
     return rows, after + len(page), bool(page)
+
+
+def _from_state(connection: Connection, names: set[IndexName], after: int, least: int) -> list[Row]:
+    """One row for each project that changed last where the log is gone: who copies an index
+    misses none, but for which files changed.
+    """
+    changed = queries.projects_changed(connection, sorted(names), after, least)
+    return [(name, None, 0, "update", serial) for name, serial in changed]
 
 
 def _rows(connection: Connection, entry: Entry, names: set[IndexName]) -> Iterator[Row]:

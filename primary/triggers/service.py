@@ -59,15 +59,15 @@ def _read(connection: Connection, after: int) -> _Page:
     return _Page([entry for entry in found if entry.kind in _OF_INTEREST], after + len(raw))
 
 
-def _settings(connection: Connection) -> tuple[int, dict[Key, Setting]]:
-    """The head of the log and the targets that all indexes have at it."""
+def _settings(connection: Connection) -> tuple[int, int, dict[Key, Setting]]:
+    """Where the log here begins, its head, and the targets that all indexes have at it."""
     settings = {}
     for name in queries.index_names(connection):
         index = queries.index(connection, name)
         if isinstance(index, HostedIndex):
             for target, url in urls_of(index.options).items():
                 settings[Key(name, target)] = Setting(url, getattr(index, "secrets", None))
-    return changelog.size(connection), settings
+    return changelog.minimum(connection), changelog.size(connection), settings
 
 
 @define(eq=False)
@@ -141,11 +141,11 @@ class Triggers:
                 await self._bell.wait(_BROKEN_SECONDS)
 
     async def _open(self) -> int:
-        head, settings = await self._database.read(_settings)
+        least, head, settings = await self._database.read(_settings)
 
         def begin(connection: Connection) -> tuple[int, dict[Key, State | None]]:
             seen = outbox.position(connection)
-            if seen is None or seen > head:
+            if seen is None or not least <= seen <= head:
                 outbox.begin(connection, head, settings)
                 seen = head
             return seen, {k: tables.state(connection, k) for k in tables.keys(connection)}

@@ -1,0 +1,103 @@
+"""``python -m bench.snapshot``: a fresh replica of a long log, by snapshot; prints what it took.
+
+The log is made offline, in the folder that is given or a temporary one, because a million uploads
+would take most of an hour. Then real processes run: a primary that makes its snapshot, and a
+replica that starts from it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from bench.client import Address, free_port, get, is_answering, now
+from bench.longlog import make_log
+from bench.processes import ProcessGroup, ServerProcess
+from bench.pymirror import CHECKOUT
+from cluster.cli.snapshot import make_snapshot
+
+_SECONDS = 900.0
+
+
+def _start(
+    group: ProcessGroup, folder: Path, role: str, *options: str
+) -> tuple[ServerProcess, Address]:
+    address = Address(free_port())
+    process = group.start(
+        role,
+        [
+            str(Path(sys.executable).parent / "twistd"), "-n", "--pidfile=", f"pymirror-{role}",
+            "--state-dir", str(folder / role), "--secret-file", str(folder / "secret"),
+            "--no-search", "--listen", f"tcp:{address.port}:interface={address.host}", *options,
+        ],
+        CHECKOUT,
+        {"PYTHONPATH": str(CHECKOUT)},
+    )  # fmt: skip
+    return process, address
+
+
+def _peak_bytes(process: ServerProcess) -> int:
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _timed(say: str, work: Callable[[], object]) -> float:
+    start = now()
+    work()
+    seconds = now() - start
+    click.echo(f"{say}: {seconds:.1f} s")
+    return seconds
+
+
+def measure(folder: Path, entries: int) -> None:
+    """Make the log unless the folder has one, run the two nodes, and print the numbers."""
+    if not (folder / "primary").exists():
+        _timed(f"made a log of {entries} entries", lambda: make_log(folder / "primary", entries))
+    group = ProcessGroup(folder)
+    try:
+        primary, at = _start(group, folder, "primary", "--snapshot-every", "0")
+        primary.wait_until(lambda: is_answering(at, "/+ready"), _SECONDS)
+        before = _peak_bytes(primary)
+        _timed(
+            "the primary made a snapshot",
+            lambda: make_snapshot(at.url, "root", ""),
+        )
+        click.echo(f"  its memory grew by {(_peak_bytes(primary) - before) >> 20} MiB at most")
+        listed = get(at, "/+status").json()
+        newest = listed["snapshots"][-1]
+        click.echo(f"  {newest['bytes'] >> 20} MiB in {newest['chunks']} chunks")
+        _replica(group, folder, at, listed["serial"])
+    finally:
+        group.end_all()
+
+
+def _replica(group: ProcessGroup, folder: Path, at: Address, head: int) -> None:
+    start = now()
+    replica, here = _start(group, folder, "replica", "--primary-url", at.url)
+    replica.wait_until(lambda: is_answering(here, "/+status"), _SECONDS)
+    before = _peak_bytes(replica)
+    replica.wait_until(lambda: is_answering(here, "/+ready"), _SECONDS)
+    seconds = now() - start
+    if get(here, "/+status").json()["serial"] < head:
+        raise click.ClickException("the replica is ready before it has everything")
+    click.echo(f"a fresh replica was ready in {seconds:.1f} s: {head / seconds:.0f} entries/s")
+    click.echo(f"  its memory grew by {(_peak_bytes(replica) - before) >> 20} MiB at most")
+
+
+@click.command()
+@click.option("--entries", default=1_000_000, show_default=True, type=click.IntRange(30_000))
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep the log here between runs.")
+def main(entries: int, folder: Path | None) -> None:
+    """Measure how a fresh replica starts from a snapshot."""
+    with tempfile.TemporaryDirectory() as temporary:
+        measure(folder or Path(temporary), entries)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""A snapshot's chunks made into a database file, checked, and put in the place of the old one.
+
+The file is written without a journal: a crash on the way leaves rubbish, which is thrown away,
+and the chunks, which are verified and loaded again. `log.sqlite` becomes a symbolic link to the
+new file: replacing a link is atomic, and who still reads the old file, with its own write-ahead
+log beside it, goes on undisturbed. Blocking, all of it: for a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+from attrs import define, field
+from sqlalchemy import Connection, Engine, select
+
+from cluster.durable import TEMPORARY_SUFFIX, sync_folder
+from cluster.errors import LogError
+from cluster.log import changelog
+from cluster.log.epochs import Trust
+from cluster.log.merkle import Frontier
+from cluster.log.snapshot import LEAVES, Chunk, Manifest, leaves_of, unpack
+from cluster.state import queries, schema
+from cluster.state.database import open_engine
+from cluster.state.rowstream import insert_rows, state_digest
+from replica.following import Diverged
+
+DATABASE = "log.sqlite"
+_PRAGMAS = ("journal_mode=OFF", "synchronous=OFF", "cache_size=-8192")
+
+
+@define
+class Loader:
+    """Fills a fresh database file at `path`, chunk by chunk."""
+
+    path: Path
+    manifest: Manifest
+    _engine: Engine = field(init=False)
+    _connection: Connection = field(init=False)
+    _leaves: int = 0
+
+    def open(self) -> None:
+        """Begin with an empty file, whatever was there."""
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._engine = open_engine(self.path, changelog.metadata, schema.metadata, durable=False)
+        self._connection = self._engine.connect()
+        for pragma in _PRAGMAS:  # before a transaction begins
+            self._connection.connection.driver_connection.execute(f"PRAGMA {pragma}")  # type: ignore[union-attr]
+        with self._connection.begin():
+            for table in schema.TABLES:
+                for index in table.indexes:
+                    index.drop(self._connection)
+
+    def load(self, chunk: Chunk, packed: bytes) -> None:
+        """Add one chunk, in the manifest's order; raises LogError."""
+        raw = unpack(chunk, packed)
+        with self._connection.begin():
+            if chunk.table == LEAVES:
+                changelog.append_leaves(self._connection, self._leaves, leaves_of(chunk, raw))
+                self._leaves += chunk.rows
+            elif insert_rows(self._connection, chunk.table, raw) != chunk.rows:
+                raise LogError("a chunk does not have as many rows as its manifest says")
+
+    def finish(self, trust: Trust, at: Frontier, tick: Callable[[int], None]) -> set[str]:
+        """Check that the file holds what was signed, and that its log continues the one at `at`.
+
+        Returns the names of the node-only blobs that it names. Raises LogError, Diverged.
+        """
+        connection, manifest = self._connection, self.manifest
+        with connection.begin():
+            for table in schema.TABLES:
+                for index in table.indexes:
+                    index.create(connection)
+            if changelog.frontier(connection) != manifest.frontier:
+                raise LogError("the leaf hashes of a snapshot do not have its root")
+            if changelog.frontier(connection, min(at.size, manifest.serial)) != at:
+                raise Diverged("what is here is not a beginning of the snapshot's log")
+            _check_epochs(connection, manifest, trust)
+            if state_digest(connection, tick) != manifest.state:
+                raise LogError("the rows of a snapshot do not have its digest")
+            names = _named_blobs(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version={schema.VERSION}")
+        self.close()
+        return names
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+        self._engine.dispose()
+
+
+def _check_epochs(connection: Connection, manifest: Manifest, trust: Trust) -> None:
+    known = queries.all_epochs(connection)
+    if not known or (known[0].log, known[0].key) != (trust.log, trust.key):
+        raise LogError("the log of a snapshot does not begin with the identity that is known")
+    if known[-1].epoch != manifest.epoch or queries.starts(connection) != list(manifest.starts):
+        raise LogError("the epochs in a snapshot's rows are not those of its manifest")
+
+
+def _named_blobs(connection: Connection) -> set[str]:
+    bodies = connection.execute(select(schema.users.c.body)).scalars()
+    passwords = {orjson.loads(body).get("password") for body in bodies}
+    named = connection.execute(select(schema.indexes.c.secrets)).scalars()
+    return {name for name in (*passwords, *named) if isinstance(name, str)}
+
+
+def put_in_place(loaded: Path, state_dir: Path, engine: Engine) -> None:
+    """Make a loaded file the node's database. No transaction that writes may be under way.
+
+    Order: the file is durable before the link names it; the link's replacement is the moment at
+    which the node has the new state, before and after a crash.
+    """
+    place = state_dir / f"log-{secrets.token_hex(6)}.sqlite"
+    with loaded.open("rb") as file:
+        os.fsync(file.fileno())
+    os.rename(loaded, place)
+    sync_folder(state_dir)
+    link = state_dir / f".{DATABASE}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    link.symlink_to(place.name)
+    os.replace(link, state_dir / DATABASE)
+    sync_folder(state_dir)
+    # New connections go to the new file; who reads the old one keeps his until he is done.
+    engine.dispose()
+    remove_old(state_dir)
+
+
+def remove_old(state_dir: Path) -> None:
+    """Delete database files that are not in use any more."""
+    link = state_dir / DATABASE
+    current = os.readlink(link) if link.is_symlink() else DATABASE
+    for path in state_dir.glob("log*.sqlite*"):
+        if not path.name.startswith(current) and path != link:
+            path.unlink(missing_ok=True)

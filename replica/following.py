@@ -9,6 +9,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from cluster.errors import LogError, LoopDetected, PymirrorError, UnknownFormat
+from cluster.hints import hint
 from cluster.upstream.health import iso
 
 _FIRST_DELAY_SECONDS = 0.5
@@ -156,6 +157,7 @@ def document(following: Following, position: int, now: float) -> dict[str, Any]:
     return {
         "state": following.state.value,
         "since": iso(following.since),
+        "hint": hint(following.state.value),
         "lag_entries": max(0, following.primary_serial - position),
         "lag_seconds": 0.0 if in_sync else round(max(0.0, now - behind_since), 3),
         "failures": following.failures,

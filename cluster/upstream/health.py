@@ -27,6 +27,7 @@ class _Upstream:
     last_error: str | None = None
     last_error_at: float | None = None
     requests: int = 0
+    failures: int = 0
     failing: OrderedDict[str, dict[str, Any]] = field(factory=OrderedDict)
 
 
@@ -48,6 +49,7 @@ class UpstreamHealth:
         """The upstream gave no usable answer."""
         upstream = self._upstreams.setdefault(index, _Upstream())
         upstream.requests += 1
+        upstream.failures += 1
         upstream.last_error, upstream.last_error_at = error, self._now()
         name = what or "(project list)"
         since = upstream.failing.get(name, {}).get("since", iso(self._now()))
@@ -64,6 +66,7 @@ class UpstreamHealth:
                 "last_error": upstream.last_error,
                 "last_error_at": iso(upstream.last_error_at),
                 "requests": upstream.requests,
+                "failures": upstream.failures,
                 "failing": dict(upstream.failing),
             }
             for name, upstream in sorted(self._upstreams.items())

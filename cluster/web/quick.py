@@ -36,6 +36,7 @@ class QuickPages:
         packed = accepts_gzip(request.header("Accept-Encoding"))
         body = chosen_body(page, packed)
         unchanged = matches(request, body.etag)
+        request.code = 304 if unchanged else 200
         head = page.heads.get((packed, unchanged))
         if head is None:
             head = page.heads[packed, unchanged] = self._head(page, packed, unchanged)

@@ -166,8 +166,9 @@ class NodeRequest(Request):
             self.channel.site.begin(self)
             Deferred.fromCoroutine(self._process_at(self.header(MIN_HEADER) or ""))
             return
+        counts = self.channel.site.counts  # a finished request has no channel any more
         if is_read and self.node.serve_hot(self):
-            self.channel.site.counts.hot += 1
+            counts.hot += 1
             return
         self.channel.site.begin(self)
         super().process()

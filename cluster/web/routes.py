@@ -169,7 +169,7 @@ async def _status(web: NodeWeb, request: NodeRequest) -> Reply:
 
 
 async def _metrics(web: NodeWeb, request: NodeRequest) -> Reply:
-    return metrics_reply(web.status.document(), request.channel.site.counts)
+    return metrics_reply(await status_for(web, request), request.channel.site.counts)
 
 
 async def _ready(web: NodeWeb, request: NodeRequest) -> Reply:

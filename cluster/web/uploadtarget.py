@@ -17,4 +17,5 @@ def upload_target(request: NodeRequest) -> tuple[str, str] | None:
     parts = request.path.decode("ascii", "replace").strip("/").split("/")
     if len(parts) != 2 or any(part.startswith("+") or not part for part in parts):
         return None
+    request.is_upload = True  # for the counts
     return parts[0], parts[1]

@@ -22,11 +22,11 @@ from cluster.durable import FolderLock, write_durably
 from cluster.errors import LogError, PymirrorError
 from cluster.log import changelog
 from cluster.log.changes import Change, Kind, encode
-from cluster.log.epochs import Start, Trust, start_payload
+from cluster.log.epochs import Owner, Start, Trust, start_payload
+from cluster.rollback import roll_back
 from cluster.state import queries
 from cluster.state.apply import apply
 from cluster.state.database import open_engine, writing
-from cluster.state.rollback import roll_back
 from cluster.state.rows import Touched
 from cluster.state.upgrade import bring_up_to_date
 
@@ -79,8 +79,11 @@ def standing(engine: Engine) -> Standing:
     return Standing(epochs[0].log, epochs[0].key, head.epoch, head.serial, head.root)
 
 
-def promote(state_dir: Path, engine: Engine, secret: bytes, former: list[str]) -> Standing:
-    """Start the next epoch, owned by this folder's node; `former` are URLs of those before it.
+def promote(
+    state_dir: Path, engine: Engine, secret: bytes, former: list[str], now: datetime
+) -> Standing:
+    """Start the next epoch, owned by this folder's node; `former` are URLs of those before it,
+    `now` is for information.
 
     Order: key, then whom to fence, durable; then the entry that names the key. A crash between
     leaves a replica with a key that nothing names, and the command can be repeated.
@@ -93,17 +96,19 @@ def promote(state_dir: Path, engine: Engine, secret: bytes, former: list[str]) -
     key = base64.b64encode(private.public_key().public_bytes_raw()).decode()
     trust = Trust(before.log, before.key, secret)
     with writing(engine) as connection:
-        _start_epoch(connection, trust, before.epoch + 1, key, node)
+        _start_epoch(connection, trust, Owner(before.epoch + 1, key), node, now)
     (state_dir / FENCED_FILE).unlink(missing_ok=True)
     return standing(engine)
 
 
-def _start_epoch(connection: Connection, trust: Trust, epoch: int, key: str, node: str) -> None:
+def _start_epoch(
+    connection: Connection, trust: Trust, owner: Owner, node: str, now: datetime
+) -> None:
     frontier = changelog.frontier(connection)
-    payload = start_payload(trust, epoch, key, node, frontier)
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    change = Change(Kind.EPOCH_STARTED, payload)
-    entry = encode(change, serial=frontier.size + 1, epoch=epoch, time=now, actor="+promote")
+    payload = start_payload(trust, owner.epoch, owner.key, node, frontier)
+    change, serial = Change(Kind.EPOCH_STARTED, payload), frontier.size + 1
+    time = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    entry = encode(change, serial=serial, epoch=owner.epoch, time=time, actor="+promote")
     apply(connection, entry, Touched())
     changelog.append(connection, frontier, [entry])
 

@@ -168,15 +168,9 @@ def docs_uploaded(
     if held.release(version) is None:
         registered = complete({"name": metadata["name"], "version": version})
         changes = release_changes(upload.index, project, None, registered, upload.in_stage)
-    payload = {
-        "index": upload.index,
-        "project": project,
-        "name": metadata["name"],
-        "version": version,
-        "docs": docs,
-        "log": upload.log(None if known is None else known.log),
-        **upload.in_stage,
-    }
+    where = {"index": upload.index, "project": project, "name": metadata["name"]}
+    log = upload.log(None if known is None else known.log)
+    payload = {**where, "version": version, "docs": docs, "log": log, **upload.in_stage}
     return [*changes, Change(Kind.DOCS_SET, payload)]
 
 

@@ -29,7 +29,7 @@ from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
-from cluster.state.rollback import roll_back
+from cluster.rollback import roll_back
 from cluster.state.rows import Touched
 from cluster.threads import Runner
 from cluster.web.status import LogIdentity

@@ -24,21 +24,22 @@ MODULES = sorted(
 )
 PURE = {
     "cluster.errors", "cluster.names", "cluster.model", "cluster.log.changes",
-    "cluster.log.merkle", "cluster.log.checkpoint", "cluster.simple.pages",
+    "cluster.log.merkle", "cluster.log.checkpoint", "cluster.log.epochs", "cluster.simple.pages",
     "cluster.simple.negotiate", "cluster.upstream.parse", "cluster.upstream.facts",
     "cluster.upstream.markup", "cluster.upstream.tags", "cluster.upstream.listing",
     "cluster.state.inherit", "cluster.state.operators", "cluster.state.options",
     "cluster.state.optionvalues", "replica.following",
-    "primary.mirroring.delta",
+    "primary.mirroring.delta", "cluster.networks", "cluster.nearest", "cluster.hints",
+    "cluster.health", "cluster.metrics", "primary.reports",
 }  # fmt: skip
 IO = ("twisted", "treq", "klein", "sqlalchemy", "sqlite3", "socket", "requests")
 # In `cluster`, a layer may import itself and those before it (style.md, Layout).
 LAYERS = ("cluster.errors", "cluster.names", "cluster.model", "cluster.log", "cluster.state")
-APPENDERS = {"primary.writer", "replica.follower"}
+APPENDERS = {"primary.writer", "replica.taking", "cluster.promotion"}
 # Composition roots, and the one function that stamps entries.
 TELLS_TIME = {
     "cluster.parts", "primary.compose", "replica.tap", "primary.writer",
-    "cluster.monotonic", "cluster.cli.local",
+    "cluster.monotonic", "cluster.cli.local", "cluster.cli.promote", "cluster.cli.verify",
 }  # fmt: skip
 CLOCKS = {
     "time.time", "time.time_ns", "time.monotonic", "time.localtime", "time.gmtime",

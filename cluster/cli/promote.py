@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -75,7 +76,7 @@ def promote(
                 body = {"epoch": mine.epoch + 1, "url": outside_url}
                 done = asked.ask("POST", url + FENCE_PATH, body)
                 click.echo(f"{url}: {'fenced' if done.status == 200 else 'will be fenced later'}")
-            now = own(state_dir, engine, secret, urls)
+            now = own(state_dir, engine, secret, urls, datetime.now(UTC))
     except PymirrorError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"promoted: epoch {now.epoch} begins with serial {now.serial}")

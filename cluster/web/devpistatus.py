@@ -11,7 +11,6 @@ from cluster.version import __version__
 
 def devpi_status(status: Mapping[str, Any], listen_host: str, listen_port: int) -> dict[str, Any]:
     """devpi's fields, out of ours. `listen_…` is the first address that the node listens on."""
-    identity = status["log_identity"] or {}
     common = {
         "uuid": status["uuid"],
         "versioninfo": {"pymirror": __version__, "python": platform.python_version()},
@@ -28,23 +27,21 @@ def devpi_status(status: Mapping[str, Any], listen_host: str, listen_port: int) 
     }
     if status["role"] == "primary":
         return {**common, "role": "MASTER", "polling_replicas": _replicas(status)}
-    primary, follower, in_sync = status["primary"], status["follower"], status["in_sync"]
-    of_primary = {
-        f"{name}-{field}": value
-        for name in ("primary", "master")
-        for field, value in (
-            ("url", primary["url"]),
-            ("uuid", identity.get("log")),
-            ("serial", primary["serial"]),
-            ("contacted-at", primary["last_contact"]),
-        )
+    return {**common, "role": "REPLICA", "polling_replicas": {}, **_following(status)}
+
+
+def _following(status: Mapping[str, Any]) -> dict[str, Any]:
+    primary, in_sync = status["primary"], status["in_sync"]
+    facts = {
+        "url": primary["url"],
+        "uuid": (status["log_identity"] or {}).get("log"),
+        "serial": primary["serial"],
+        "contacted-at": primary["last_contact"],
     }
-    error = follower.get("last_error")
+    error = status["follower"].get("last_error")
     return {
-        **common,
-        **of_primary,
-        "role": "REPLICA",
-        "polling_replicas": {},
+        **{f"primary-{field}": value for field, value in facts.items()},
+        **{f"master-{field}": value for field, value in facts.items()},
         "replica-started-at": status["started_at"],
         "replica-in-sync-at": in_sync["metadata_at"],
         "replica-metadata-in-sync-at": in_sync["metadata_at"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 
 from cluster.errors import DigestMismatch, InvalidRequest, NotFound, Unavailable, UpstreamError
+from cluster.files import fetch as fetch_module
 from cluster.files import sink as sink_module
 from cluster.files.fetch import Fetcher
 from cluster.files.sink import Digests, HashingSink
@@ -49,6 +51,11 @@ async def site(root: Path, *servers: ScriptedSource, clock: Any = reactor) -> As
         yield Site(store, fetcher, list(servers), sources, failures)
         await fetcher.stop()
         assert list((root / "tmp").iterdir()) == []
+
+
+def turn() -> Deferred[None]:
+    """Let the reactor go round once, for threads and sockets."""
+    return deferLater(reactor, 0.001)
 
 
 def start(work: Any) -> Deferred[Any]:
@@ -363,3 +370,139 @@ def test_a_wish_needs_a_name() -> None:
     """A file without digest and without URL cannot be asked for."""
     with pytest.raises(InvalidRequest):
         Wanted("a-1.whl")
+
+
+HALF = len(DATA) // 2
+
+
+def ranged(data: bytes, *, cut: int | None = None, etag: str | None = None) -> Any:
+    """A script of a server that knows ranges; it hangs up after `cut` bytes of the file."""
+
+    def send(request: Any) -> None:
+        wanted = request.requestHeaders.getRawHeaders("Range")
+        held = request.requestHeaders.getRawHeaders("If-Range", [etag])[0] == etag
+        start = int(wanted[0].removeprefix("bytes=").rstrip("-")) if wanted and held else 0
+        if start:
+            request.setResponseCode(206)
+            request.setHeader("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if etag is not None:
+            request.setHeader("ETag", etag)
+        body(data[start:cut], len(data) - start)(request)
+
+    return send
+
+
+def asked_range(request: Any) -> str | None:
+    values: list[str] | None = request.requestHeaders.getRawHeaders("Range")
+    return values[0] if values else None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cut_goes_on_at_the_next_source(tmp_path: Path) -> None:
+    """The next source is asked for the rest alone; who reads along is not broken off."""
+    servers = ScriptedSource(ranged(DATA, cut=HALF)), ScriptedSource()
+    async with site(tmp_path, *servers) as it:
+        transfer = it.fetcher.start(WANTED, it.sources)
+        arrival = await transfer.arrival()
+        last = start(arrival.wait_beyond(len(DATA) - 1))
+        request = await it.servers[1].request()
+        assert asked_range(request) == f"bytes={transfer.bytes_here}-"
+        assert 0 < transfer.bytes_here <= HALF
+        ranged(DATA)(request)
+        assert await last == len(DATA)
+        assert (await transfer.done()).sha256 == SHA256
+        assert await transfer.arrival() is arrival
+        assert len(it.failures) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cut_goes_on_at_the_same_source(tmp_path: Path) -> None:
+    """A single source that breaks off again and again is asked for the rest as long as it helps."""
+    cuts = iter([HALF // 2, HALF, HALF + 1000, None])
+
+    def script(request: Any) -> None:
+        ranged(DATA, cut=next(cuts))(request)
+
+    async with site(tmp_path, ScriptedSource(script)) as it:
+        assert (await it.fetcher.start(WANTED, it.sources).done()).sha256 == SHA256
+        assert [asked_range(request) is None for request in it.servers[0].requests] == [
+            True, False, False, False,
+        ]  # fmt: skip
+        assert files_below(tmp_path) == [it.store.path(SHA256)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_source_without_ranges_goes_on_too(tmp_path: Path) -> None:
+    """Who answers with the whole file is read past what is here; readers see one body."""
+    servers = ScriptedSource(ranged(DATA, cut=HALF)), ScriptedSource(body(DATA))
+    async with site(tmp_path, *servers) as it:
+        transfer = it.fetcher.start(WANTED, it.sources)
+        arrival = await transfer.arrival()
+        assert await arrival.wait_beyond(len(DATA) - 1) == len(DATA)
+        assert it.store.path(SHA256).read_bytes() == DATA
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_digest_the_entity_tag_decides(tmp_path: Path) -> None:
+    """A file known by its URL goes on only at the same server, if it is still the same there."""
+    wanted = Wanted("b-1.whl", url="http://files.example/b-1.whl")
+    other = b"x" * len(DATA)
+    scripts = iter([ranged(DATA, cut=HALF, etag='"1"'), ranged(DATA, etag='"1"')])
+    async with site(tmp_path, ScriptedSource(lambda r: next(scripts)(r))) as it:
+        assert (await it.fetcher.start(wanted, it.sources).done()).sha256 == SHA256
+        assert asked_range(it.servers[0].requests[1]) is not None
+    scripts = iter([ranged(DATA, cut=HALF, etag='"1"'), ranged(other, etag='"2"')])
+    async with site(tmp_path / "2", ScriptedSource(lambda r: next(scripts)(r))) as it:
+        transfer = it.fetcher.start(wanted, it.sources)
+        arrival = await transfer.arrival()
+        with pytest.raises(UpstreamError, match="began anew"):
+            await arrival.wait_beyond(len(DATA) - 1)
+        assert (await transfer.done()).sha256 == hashlib.sha256(other).hexdigest()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_beginning_is_not_the_next_source_s_fault(tmp_path: Path) -> None:
+    """When the halves of two sources do not fit, each is asked alone before the fetch fails."""
+    bad, good = ScriptedSource(ranged(b"!" + DATA[1:], cut=HALF)), ScriptedSource(ranged(DATA))
+    async with site(tmp_path, bad, good) as it:
+        assert (await it.fetcher.start(WANTED, it.sources).done()).sha256 == SHA256
+        assert asked_range(it.servers[1].requests[0]) is not None
+        assert it.store.path(SHA256).read_bytes() == DATA
+
+
+@pytest_twisted.ensureDeferred
+async def test_readers_wait_for_a_source_that_comes_back(tmp_path: Path) -> None:
+    """Nobody left to ask, but half of the file here: after a pause it is tried once more."""
+    clock = Clock()
+    scripts = iter([ranged(DATA, cut=HALF), lambda r: r.channel.loseConnection(), ranged(DATA)])
+    async with site(tmp_path, ScriptedSource(lambda r: next(scripts)(r)), clock=clock) as it:
+        transfer = it.fetcher.start(WANTED, it.sources)
+        arrival = await transfer.arrival()
+        whole = start(arrival.wait_beyond(len(DATA) - 1))
+        await it.servers[0].request(2)
+        while 0.5 not in {call.time for call in clock.getDelayedCalls()}:
+            await turn()
+        clock.advance(0.5)
+        assert await whole == len(DATA)
+        assert (await transfer.done()).sha256 == SHA256
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_vouches_for_is_passed_on_and_dropped(tmp_path: Path) -> None:
+    """A source that is not `kept` serves those who read now; nothing gets into the store."""
+    wanted = Wanted("b-1.whl", url="http://files.example/b-1.whl")
+    clock = Clock()
+    async with site(tmp_path, ScriptedSource(body(DATA)), clock=clock) as it:
+        transfer = it.fetcher.start(wanted, [evolve(it.sources[0], kept=False)])
+        arrival = await transfer.arrival()
+        assert await arrival.wait_beyond(0) > 0
+        fd = arrival.open_file()
+        assert transfer.is_unverified
+        await transfer.done()
+        assert os.pread(fd, len(DATA), 0) == DATA
+        os.close(fd)
+        assert await it.store.size_of(SHA256) is None
+        assert [path.parent.name for path in files_below(tmp_path)] == ["tmp"]
+        clock.advance(fetch_module.PASSING_SECONDS)
+        while files_below(tmp_path):
+            await turn()

@@ -74,8 +74,8 @@ class CacheBound:
 
     async def check(self) -> None:
         """Count what the cache holds, and take away what is too much."""
-        if self._hosted.missing is None:
-            return  # until it is known which files are uploads, none is a cache
+        if not self._hosted.is_current(self.young_seconds / 2):
+            return  # as long as it is not known which files are uploads, none is a cache
         counters = self._store.counters
         state = (counters.count, counters.bytes)
         is_over = self._is_over()

@@ -9,7 +9,7 @@ cut half way is no reason to break readers off: the next one, or the same again,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, cast
@@ -78,10 +78,9 @@ class Fetcher:
         """The fetch of a file that is under way."""
         return self._running.get(sha256)
 
-    @property
-    def count(self) -> int:
-        """How many fetches are under way."""
-        return len(self._running)
+    def count_besides(self, keys: Container[str]) -> int:
+        """How many fetches are under way, but for these."""
+        return sum(key not in keys for key in self._running)
 
     async def stop(self) -> None:
         """Break all fetches off and wait until their temporary files are gone."""
@@ -173,7 +172,7 @@ class Fetcher:
             part = None
         part = part or self._begin(transfer, length)
         part.goes_on(source, body, length)
-        transfer.is_mixed = part.is_mixed
+        transfer.is_mixed, transfer.is_unverified = part.is_mixed, not part.kept
         try:
             await self._deliver(body, part)
             return await self._keep(transfer, part)

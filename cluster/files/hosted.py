@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     delete,
     func,
     select,
@@ -60,6 +61,7 @@ table = Table(
 )
 
 RESCAN_SECONDS: Final = 3_600.0
+_RETRY_SECONDS = 5.0
 _PAUSE_SECONDS = 0.02
 _LEAST_RESCAN_SECONDS = 60.0
 # Counting so many takes a while: not at each change.
@@ -97,6 +99,8 @@ class HostedFiles:
     _again: bool = False
     _changes: dict[str, int] = field(factory=dict)
     _timer: Delayed | None = None
+    _has_failed: bool = False
+    _current_at: float = 0.0
     _looking: Deferred[None] | None = None
     _stopped: bool = False
 
@@ -127,6 +131,13 @@ class HostedFiles:
     def used(self, sha256: str) -> None:
         """Nothing changes."""
 
+    def is_current(self, within_seconds: float) -> bool:
+        """Whether all is known that entries named until so many seconds ago."""
+        if self.missing is None:
+            return False
+        is_at_head = self.serial >= self._position.serial
+        return is_at_head or self._clock.seconds() - self._current_at <= within_seconds
+
     async def note_here(self, sha256: str) -> None:
         """A file has been added: known to all who ask when this returns."""
         await self.local.write(lambda c: _note(c, {sha256: 1}))
@@ -154,6 +165,7 @@ class HostedFiles:
         self._looking.addErrback(self._failed).addBoth(self._looked)
 
     def _failed(self, failure: Any) -> None:
+        self._has_failed = True
         if not self._stopped:
             self._log.failure("looking for uploaded files failed", failure)
 
@@ -166,10 +178,13 @@ class HostedFiles:
             self._timer = self._clock.callLater(_PAUSE_SECONDS, self._look)
         else:
             seconds = max(1.0, self._rescan_at - self._clock.seconds())
+            if self._has_failed:
+                self._has_failed, seconds = False, _RETRY_SECONDS
             self._timer = self._clock.callLater(seconds, self._look)
 
     async def _up_to_date(self) -> None:
         head, since = self._position.serial, self.serial
+        current_at = self._clock.seconds()
         is_due = self._clock.seconds() >= self._rescan_at
         if is_due or (head - since > _MOST_ENTRIES and since):
             await self._scan(head)
@@ -186,7 +201,7 @@ class HostedFiles:
             self.missing, self.missing_kept = await self.local.read(_count)
             self._counted_at = now
         first = await self.local.read(_first_missing)
-        self.serial = max(self.serial, head)
+        self.serial, self._current_at = max(self.serial, head), current_at
         self.files_position = self.serial if first is None else min(first - 1, self.serial)
         for listener in self.listeners:
             listener()
@@ -232,7 +247,7 @@ def _upsert(
     is_same_scan = table.c.generation == added.excluded.generation
     changed = {
         "serial": func.min(table.c.serial, added.excluded.serial),
-        "kept": func.max(added.excluded.kept, is_same_scan * table.c.kept),
+        "kept": func.max(added.excluded.kept, case((is_same_scan, table.c.kept), else_=0)),
         "here": added.excluded.here,
         "generation": added.excluded.generation,
     }

@@ -47,7 +47,7 @@ HINT: Final = (
     "found damaged is in the folder files/quarantine. Then see to this machine's disk"
 )
 _IDLE_SECONDS = 60.0
-_RETRY_SECONDS = 300.0
+_RETRY_SECONDS = 30.0
 _PIECE_BYTES = 1 << 20
 _BATCH = 100
 _MOST_SHOWN = 50
@@ -142,6 +142,7 @@ class Scrub:
             )
         except FileNotFoundError:
             self._store.lost(sha256)
+            await self._ledger.flush()
             return True
         try:
             while data := await self._store.threads.run(_read, fd, digest):
@@ -166,6 +167,8 @@ class Scrub:
         # The same bytes may be there already, from an earlier time: the newest are kept.
         if await self._store.take_away(sha256, self._store.root / QUARANTINE) is None:
             return
+        # Before the next look at the account, which would find it due again.
+        await self._ledger.flush()
         self.damaged += 1
         self.on_damage(sha256)
         now = self._ledger.now()

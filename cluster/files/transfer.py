@@ -90,6 +90,8 @@ class Transfer:
     part: Part | None = None
     is_mixed: bool = False
     """Whether the last attempt went on with what another source had begun."""
+    is_unverified: bool = False
+    """Whether what arrives comes from where nobody can vouch for it."""
     _arrival: Arrival | None = None
     outcome: Digests | PymirrorError | None = None
     _changed: Broadcast = field(factory=Broadcast)
@@ -127,11 +129,6 @@ class Transfer:
     def present(self) -> Arrival | None:
         """The file as it arrives, if a source has answered."""
         return self._arrival
-
-    @property
-    def is_unverified(self) -> bool:
-        """Whether what arrives comes from where nobody can vouch for it."""
-        return self.part is not None and not self.part.kept
 
     @property
     def bytes_here(self) -> int:

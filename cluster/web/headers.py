@@ -39,5 +39,10 @@ class NodeHeaders:
 
     def at(self, serial: int) -> dict[bytes, bytes]:
         """All of them, at a serial."""
-        digits = b"%d" % serial
-        return {**self.fixed(), SERIAL_HEADER.encode(): digits, _DEVPI_SERIAL: digits}
+        return {**self.fixed(), **serial_headers(serial)}
+
+
+def serial_headers(serial: int) -> dict[bytes, bytes]:
+    """Those that say up to which serial an answer is complete."""
+    digits = b"%d" % serial
+    return {SERIAL_HEADER.encode(): digits, _DEVPI_SERIAL: digits}

@@ -23,6 +23,7 @@ from cluster.errors import InvalidRequest, TooLarge
 from cluster.metrics import RequestCounts
 from cluster.protocol import MIN_HEADER
 from cluster.web.body import RequestStream
+from cluster.web.headers import serial_headers
 from cluster.web.replies import Reply, error_reply, send, text_reply
 
 MAX_BODY_BYTES = 1 << 20
@@ -100,6 +101,8 @@ class NodeRequest(Request):
     stream: RequestStream | None = None
     lost: bool = False
     is_upload: bool = False
+    as_of: int | None = None
+    """The head before what the answer says was read: it may have moved on since."""
 
     @property
     def node(self) -> NodeHandlers:
@@ -218,7 +221,8 @@ class NodeRequest(Request):
     def set_common_headers(self) -> None:
         """Headers that every answer has, as they are now."""
         self.setHeader("Server", "pymirror")
-        for name, value in self.node.common_headers().items():
+        serial = {} if self.as_of is None else serial_headers(self.as_of)
+        for name, value in {**self.node.common_headers(), **serial}.items():
             self.setHeader(name, value)
 
     def send_prepared(self, parts: list[bytes]) -> None:

@@ -84,6 +84,7 @@ class SimplePages:
         if project != name or not request.path.endswith(b"/"):
             return redirect(f"/{quote(index)}/+simple/{project}/")
         format = _format(request)
+        request.as_of = self._position.serial
         resolved, may_read = await self._readable(request, index, project)
         visible = "" if may_read is everyone else _names(resolved.chain, may_read)
         key = (request.path, format, visible)

@@ -1,0 +1,137 @@
+"""A cluster on the hosts of a `tests.netlab.Lab`, and what is true of it after any fault.
+
+The test itself, and the clients that it starts, are on the host `client`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tests.functional.helpers import ROOT_PASSWORD
+from tests.functional.scenarios.load import Load
+from tests.history import Log, Logged, judge
+from tests.netlab import Lab
+from tests.processes import Cluster, Node, eventually
+
+INDEX = "root/dev"
+PORT = 3141
+HOSTS = ("client", "primary", "r1", "r2", "r3")
+CONVERGED_SECONDS = 10.0
+
+
+class World(Cluster):
+    """Processes on the hosts of a lab; a node's name is its host's."""
+
+    def __init__(
+        self, directory: Path, lab: Lab, report: Callable[[str, object], None] = print
+    ) -> None:
+        super().__init__(directory)
+        self.lab = lab
+        self.load = Load()
+        self.report = report
+        self.prefix: dict[str, list[str]] = {}
+        """What a node's program is started by, such as faketime, by the node's name."""
+
+    def node(self, name: str, program: str, arguments: list[str], port: int | None = None) -> Node:
+        """A node on the host of its name, not started; clients reach it from all hosts."""
+        node = super().node(name, program, arguments, PORT)
+        node.url = f"http://{self.lab.address(name)}:{PORT}"
+        command = [a.replace(":interface=127.0.0.1", "") for a in node._command]
+        node._command = self.lab.command(name, [*self.prefix.get(name, []), *command])
+        return node
+
+    def started(self, replicas: int = 3, *primary_options: str) -> tuple[Node, list[Node]]:
+        """A primary with an index for uploads, and replicas that have caught up."""
+        primary = self.primary(None, *primary_options, root_password=ROOT_PASSWORD)
+        primary.put_index(INDEX, ROOT_PASSWORD, type="stage")
+        nodes = [self.following(primary, f"r{n + 1}") for n in range(replicas)]
+        for node in nodes:
+            node.launch()
+        for node in nodes:
+            node.wait_ready()
+        return primary, nodes
+
+    def following(self, primary: Node, name: str, *options: str) -> Node:
+        """A replica that is not started."""
+        outside = f"http://{self.lab.address(name)}:{PORT}"
+        arguments = ["--primary-url", primary.url, "--outside-url", outside, *options]
+        return self.node(name, "pymirror-replica", arguments)
+
+    def heal(self) -> float:
+        """End all faults of the network; the moment of it."""
+        self.lab.heal()
+        return time.monotonic()
+
+    def converged(
+        self, nodes: Sequence[Node], since: float, seconds: float = CONVERGED_SECONDS
+    ) -> None:
+        """All nodes come to the first one's log within `seconds` of the moment `since`.
+
+        Writes must have ended. Reports how long it took.
+        """
+        first, *others = nodes
+        for other in others:
+            left = max(0.1, seconds - (time.monotonic() - since))
+            eventually(
+                lambda other=other: standing(other) == standing(first),  # type: ignore[misc]
+                left, f"{other.name} equals {first.name}",
+            )  # fmt: skip
+        self.report("converged_seconds", round(time.monotonic() - since, 2))
+
+    def judged(self, nodes: Sequence[Node]) -> None:
+        """What the clients saw is true of the nodes' logs, the first of which is the final one."""
+        history = self.load.history
+        history.save(self.directory / "history.jsonl")
+        final = entries_of(nodes[0])
+        roots = [standing(node) for node in nodes]
+        logs = [log_of(final), *orphaned(self.directory, final)]
+        found = judge(history.operations, logs, roots)
+        assert found == [], "\n".join(f"{f.rule}: {f.what}" for f in found[:5])
+        assert self.load.surprises == []
+        self.report("operations", len(history.operations))
+        self.report("acked", len(history.acked()))
+
+
+def standing(node: Node) -> tuple[object, ...]:
+    """What two nodes with the same log agree in."""
+    status = node.status()
+    return status["log_identity"], status["epoch"], status["serial"], status["root"]
+
+
+def entries_of(node: Node) -> list[dict[str, Any]]:
+    """All entries of a node's log, read beside it."""
+    uri = f"file:{node.state_dir / 'log.sqlite'}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as database:
+        rows = database.execute("select entry from log order by serial").fetchall()
+    return [orjson.loads(raw) for (raw,) in rows]
+
+
+def orphaned(directory: Path, final: Sequence[dict[str, Any]]) -> Iterator[Log]:
+    """The logs of nodes that had entries which were taken back, from the files with them."""
+    for path in sorted(directory.glob("*/orphaned-*.log")):
+        entries = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        fork = entries[0]["serial"]
+        yield log_of([*(e for e in final if e["serial"] < fork), *entries], fork)
+
+
+def log_of(entries: Sequence[dict[str, Any]], fork: int | None = None) -> Log:
+    """What a judge needs of a log."""
+    return Log(list(_files(entries)), entries[-1]["serial"], fork)
+
+
+def _files(entries: Sequence[dict[str, Any]]) -> Iterator[Logged]:
+    for entry in entries:
+        if entry["kind"] == "file.added":
+            file = entry["file"]
+            yield Logged(
+                entry["serial"], entry["project"], file["filename"], file["hashes"]["sha256"]
+            )
+        elif entry["kind"] == "file.removed":
+            yield Logged(entry["serial"], entry["project"], entry["filename"], None)

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Callable
 from typing import Any, Final
+from uuid import uuid4
 from xmlrpc import client as xmlrpc_client
 
 from cluster.log.merkle import Frontier
@@ -132,6 +133,24 @@ def tail(site: AccessSite, index: str) -> Request:
     return Request("GET", f"/+log/tail?log={log}&from=0&root={root}&wait=0")
 
 
+def note(site: AccessSite, index: str) -> Request:
+    return Request("GET", f"/+log/note/{site.primary.status()['serial']}")
+
+
+def node_file(site: AccessSite, index: str) -> Request:
+    fetched = site.replica.request("GET", f"/{index}/{LINK}", headers=site.keys["root"])
+    assert fetched.status == 200, fetched
+    return Request("GET", f"/+node/file/{DEMO.sha256}")
+
+
+def cosign(site: AccessSite, index: str) -> Request:
+    return with_json("POST", "/+log/cosign", position=0, files_position=0)
+
+
+def revoke_node(site: AccessSite, index: str) -> Request:
+    return Request("DELETE", f"/+nodes/keys/{uuid4()}")
+
+
 _VERSION, _FILE = "/INDEX/demo/1.0", f"/INDEX/{LINK}"
 
 REQUESTS: dict[str, Recipe] = {
@@ -196,6 +215,25 @@ REQUESTS: dict[str, Recipe] = {
     "GET /+log/tile/<level>/<number>": get("/+log/tile/0/0.p/1"),
     "GET /+log/identity": get("/+log/identity?nonce=0123456789abcdef"),
     "GET /+log/tail": tail,
+    "GET /+log/epochs": get("/+log/epochs"),
+    "GET /+log/note/<size>": note,
+    "POST /+log/cosign": cosign,
+    "GET /+log/snapshots": get("/+log/snapshots"),
+    "POST /+log/snapshots": send("POST", "/+log/snapshots"),
+    "GET /+log/snapshot/<serial>/manifest": get("/+log/snapshot/1/manifest"),
+    "GET /+log/snapshot/<serial>/<number>": get("/+log/snapshot/1/0"),
+    "GET /+metrics": get("/+metrics"),
+    "GET /+nearest": get("/+nearest"),
+    "GET /+nodes": get("/+nodes"),
+    "POST /+nodes/invite": send("POST", "/+nodes/invite"),
+    "POST /+nodes/join": send("POST", "/+nodes/join"),
+    "GET /+nodes/keys": get("/+nodes/keys"),
+    "DELETE /+nodes/keys/<node>": revoke_node,
+    "GET /+node/file/<sha256>": node_file,
+    "GET /+node/projects": get("/+node/projects?index=INDEX"),
+    "GET /+node/state": get("/+node/state"),
+    "GET /+node/state/<bucket>": get("/+node/state/00"),
+    "POST /+node/fence": send("POST", "/+node/fence", epoch=0),
     "GET /+node/admit/<index>": get("/+node/admit/INDEX"),
     "GET /+node/secret/<name>": secret_blob,
     "POST /+node/refresh": send("POST", "/+node/refresh", index="team/mirror", project="demo"),

@@ -46,6 +46,7 @@ def shown(rule: str) -> str:
     for inner, word in (
         ("<kind>/<head>/<rest>/<filename>", "+f/<file>"), ("<filename>", "<file>"),
         ("pypi/<name>", "pypi/<project>"), ("<relpath>", "<page>"), (".p/<width>", ""),
+        ("<serial>/<part>", "<serial>/<number>"),
     ):  # fmt: skip
         path = path.replace(inner, word)
     return path

@@ -33,8 +33,8 @@ URI_HEADER: Final = "X-Original-URI"
 METHOD_HEADER: Final = "X-Original-Method"
 
 _OPEN = {
-    "/", "/+login", "/+logout", "/+ready", "/+status", "/+search", "/+nearest", "/+nodes/join",
-    AUTHCHECK_PATH, AUDIENCE_PATH, MINT_PATH, DISCOVERY_PATH,
+    "/", "/+login", "/+logout", "/+ready", "/+status", "/+search", "/+metrics", "/+nearest",
+    "/+nodes/join", AUTHCHECK_PATH, AUDIENCE_PATH, MINT_PATH, DISCOVERY_PATH,
 }  # fmt: skip
 _OPEN_BELOW = ("/+static", "/+theme-static", "/+nearest/")
 _PUBLIC_LOG = ("/+log/checkpoint", "/+log/tile/")

@@ -193,7 +193,7 @@ def test_closed_projects_take_nothing(site: Site, status: str) -> None:
 
 def test_docs(site: Site) -> None:
     """Docs without a version are those of the latest release; unknown versions get registered."""
-    with pytest.raises(InvalidRequest, match="no release of foo"):
+    with pytest.raises(InvalidRequest, match="no releases to derive one"):
         site.docs(DEV, "", DIGESTS[0])
     assert site.docs(DEV, "1.0", DIGESTS[0]) == [Kind.RELEASE_SET, Kind.DOCS_SET]
     site.add(DEV, file(DIGESTS[1], "10.0"))

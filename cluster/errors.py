@@ -83,6 +83,12 @@ class Unavailable(PymirrorError):
     retry_after_seconds: ClassVar[int] = 5
 
 
+class LoopDetected(PymirrorError):
+    """A request has come back to a node that it passed before (RFC 5842 §7.2)."""
+
+    status = 508
+
+
 class UpstreamError(PymirrorError):
     """An upstream gave no usable answer, and nothing known can be served in its place."""
 

@@ -71,8 +71,8 @@ class NodeOptions(usage.Options):
     optFlags = [  # noqa: RUF012 - the interface of usage.Options
         ["allow-empty-root-password", None, "Let a user without a password (root, at first) log "
          "in from everywhere, not only from this machine."],
-        ["require-node-keys", None, "Admit nodes by their own keys alone (see pymirror node invite), "
-         "not by the shared secret; give it to every node of the cluster."],
+        ["require-node-keys", None, "Admit nodes by their own keys alone (see pymirror node "
+         "invite), not by the shared secret; give it to every node of the cluster."],
         ["no-search", None, "Keep no search index; pip search and /+search are answered with an "
          "error."],
     ]  # fmt: skip

@@ -17,8 +17,8 @@ from cluster.protocol import (
     EPOCHS_PATH,
     FENCE_PATH,
     IDENTITY_PATH,
-    NOTE_PATH,
     NODES_PATH,
+    NOTE_PATH,
     REFRESH_PATH,
     SECRET_PATH,
     SERIAL_HEADER,
@@ -188,6 +188,7 @@ class PrimaryWeb(DevpiWeb):
 
 add_read_routes(PrimaryWeb.app)
 for module in (
-    joining, snapshots, staging, users, indexes, projects, push, toxresults, tokens, trusted, importing,
+    joining, snapshots, staging, users, indexes, projects, push, toxresults, tokens, trusted,
+    importing,
 ):  # fmt: skip
     module.add_routes(PrimaryWeb.app)

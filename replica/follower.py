@@ -26,10 +26,10 @@ from cluster.log import changelog
 from cluster.log.epochs import Start, Trust
 from cluster.log.merkle import Frontier
 from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT
+from cluster.rollback import roll_back
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
-from cluster.rollback import roll_back
 from cluster.state.rows import Touched
 from cluster.threads import Runner
 from cluster.web.status import LogIdentity

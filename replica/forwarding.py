@@ -64,10 +64,16 @@ class Forwarding:
         _require_for_clients(request)
         return await self._small(request)
 
-    async def from_node(self, request: NodeRequest) -> Reply:
-        """Forward what a replica that follows this one asks the primary."""
-        self._identity.require_node(request)
-        return await self._small(request)
+    async def from_node(self, request: NodeRequest, *, for_client: bool) -> Reply:
+        """Forward what a replica that follows this one asks the primary; `for_client` is whether
+        it asks for one of its clients.
+        """
+        self._identity.require_node(request, for_client=for_client)
+        headers = self._headers(request)
+        if not for_client:
+            del headers[CLIENT_HEADER]
+        body = request.content.read() or None
+        return await self._forward(request, body, _SMALL_SECONDS, headers)
 
     async def _small(self, request: NodeRequest) -> Reply:
         body = request.content.read()
@@ -133,9 +139,12 @@ class Forwarding:
             OUTSIDE_URL_HEADER: outside_url(request, self._outside_url),
         }
 
-    async def _forward(self, request: NodeRequest, body: object, seconds: float) -> Reply:
-        path = request.uri.decode("ascii")
-        method, headers = request.method.decode("ascii"), self._headers(request)
+    async def _forward(
+        self, request: NodeRequest, body: object, seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:  # fmt: skip
+        path, method = request.uri.decode("ascii"), request.method.decode("ascii")
+        headers = self._headers(request) if headers is None else headers
         work = Deferred.fromCoroutine(self._exchange(method, path, headers, body))
         try:
             return await bounded(work, seconds, self._clock)

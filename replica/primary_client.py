@@ -38,8 +38,8 @@ from cluster.protocol import (
     TAIL_PAGE_LIMIT,
     TAIL_PATH,
     TAIL_TYPE,
-    TailPage,
     VIA_HEADER,
+    TailPage,
     decode_tail,
     identity_proof,
 )

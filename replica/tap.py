@@ -21,8 +21,8 @@ from cluster.options import NodeOptions, NodeSettings, check_url
 from cluster.parts import Parts, open_parts
 from cluster.upstream.health import iso
 from cluster.web.devpi.projects import ProjectPages
-from cluster.web.polls import Polls
 from cluster.web.nearest import Nearest
+from cluster.web.polls import Polls
 from replica import joining
 from replica.announcing import announced, own_node
 from replica.bootstrap import Bootstrap

@@ -63,10 +63,14 @@ class ReplicaWeb(DevpiWeb):
         raise NotThePrimary(f"this is a replica; the primary is {self.primary_url()}")
 
     @app.route(REFRESH_PATH, methods=["POST"])
+    @answering
+    async def _refresh(self, request: NodeRequest) -> Reply:
+        return await self.forwarding.from_node(request, for_client=False)
+
     @app.route("/+node/admit/<user>/<name>", methods=["GET"])
     @answering
-    async def _from_node(self, request: NodeRequest, **names: str) -> Reply:
-        return await self.forwarding.from_node(request)
+    async def _admit(self, request: NodeRequest, user: str, name: str) -> Reply:
+        return await self.forwarding.from_node(request, for_client=True)
 
     @app.route("/<user>/<name>", methods=["POST"])
     @app.route("/<user>/<name>/", methods=["POST"])

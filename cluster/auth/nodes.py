@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from attrs import define, field
 
+from cluster.auth.nodekeys import NodeKey
 from cluster.errors import InvalidRequest
 from cluster.protocol import node_token, verify_node_token
 
@@ -27,7 +28,8 @@ def _long_enough(_: object, __: object, value: bytes) -> None:
 
 @define
 class NodeSecret:
-    """The secret that the nodes of a cluster share, and the wall clock its tokens expire by.
+    """The secret that the nodes of a cluster share, this node's own key if it joined by one, and
+    the wall clock that tokens expire by.
 
     `offset_seconds` is how far the primary's clock is ahead of ours, learned from its answers:
     a node with a wrong clock must still be able to join.
@@ -36,15 +38,21 @@ class NodeSecret:
     _secret: bytes = field(validator=_long_enough)
     _now: Callable[[], float]
     offset_seconds: float = 0.0
+    key: NodeKey | None = None
 
     @property
     def secret(self) -> bytes:
         """The secret without white space around it."""
         return self._secret.strip()
 
-    def token(self, node: str) -> str:
-        """A token for a request by `node` (a uuid)."""
-        return node_token(self.secret, node, self._now() + self.offset_seconds)
+    def token(self, node: str, method: str = "", path: str = "") -> str:
+        """A token for a request by `node` (a uuid): signed with its key, for this request alone,
+        if it has one and knows the request; else made with the shared secret.
+        """
+        now = self._now() + self.offset_seconds
+        if self.key is not None and path:
+            return self.key.token(node, method, path, now)
+        return node_token(self.secret, node, now)
 
     def verify(self, token: str) -> str:
         """The uuid of the node that sent a token; raises AuthenticationRequired."""

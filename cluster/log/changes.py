@@ -45,6 +45,8 @@ class Kind(StrEnum):
     STAGE_DROPPED = "stage.dropped"
     TOKEN_ADDED = "token.added"  # noqa: S105 (a kind of change)
     TOKEN_REMOVED = "token.removed"  # noqa: S105
+    NODE_KEY = "node.key"
+    NODE_REVOKED = "node.revoked"
     MIRROR_PROJECT = "mirror.project"
     MIRROR_LISTING = "mirror.listing"
 

@@ -13,11 +13,13 @@ from cluster.auth import tokens
 from cluster.auth.acl import ANONYMOUS, Principal
 from cluster.auth.limits import UNKNOWN_USER, GuessLimits
 from cluster.auth.logins import login_user, make_login, verify_login
+from cluster.auth.nodekeys import Admission
 from cluster.auth.nodes import NodeSecret
 from cluster.auth.passwords import PasswordChecker, needs_upgrade
 from cluster.durable import SecretBlobs
 from cluster.errors import AuthenticationRequired, TooManyRequests
 from cluster.model import User
+from cluster.networks import Networks, client_of
 from cluster.protocol import CLIENT_HEADER, NODE_HEADER
 from cluster.state import queries
 from cluster.state.database import Database
@@ -53,10 +55,24 @@ def client_address(request: NodeRequest) -> str:
     return str(getattr(request.getClientAddress(), "host", ""))
 
 
-def forwarded_for(request: NodeRequest) -> str:
-    """What a replica tells the primary of its client: the address, or that a front hides it."""
-    is_behind_front = request.header("X-Forwarded-For") or request.header("Forwarded")
-    return "forwarded" if is_behind_front else client_address(request)
+def forwarded_hops(request: NodeRequest) -> str:
+    """All of X-Forwarded-For: some fronts add a header instead of to a header."""
+    values = request.requestHeaders.getRawHeaders(b"X-Forwarded-For") or ()
+    return ",".join(value.decode("ascii", "replace") for value in values)
+
+
+def forwarded_for(request: NodeRequest, trusted: Networks) -> str:
+    """What a replica tells the primary of its client: the address, or that a front hides it.
+
+    A front whose address is in `trusted` is believed. Who comes through a front is never on
+    this machine: a loopback address behind one is that front's own machine.
+    """
+    hops = forwarded_hops(request)
+    if not hops and not request.header("Forwarded"):
+        return client_address(request)
+    peer = client_of(client_address(request), None, ())
+    found = client_of(client_address(request), hops, trusted)
+    return "forwarded" if found is None or found == peer or found.is_loopback else str(found)
 
 
 def is_loopback(address: str) -> bool:
@@ -72,8 +88,9 @@ class Identity:
     """Checks who sent a request against users and tokens in the state, and nodes of the cluster.
 
     `allow_empty` lets an empty password count from everywhere, not only from this machine.
-    `used` hears the id of each API token that was accepted. `weak` is None on a replica, which
-    cannot change a password.
+    `trusted` are the networks of fronts that are believed. `used` hears the id of each API token
+    that was accepted. `weak` is None on a replica, which cannot change a password.
+    `admission` knows nodes' keys and who was revoked; without it the shared secret decides alone.
     """
 
     _database: Database
@@ -85,11 +102,18 @@ class Identity:
     _used: Callable[[str], None]
     allow_empty: bool = False
     weak: Weak | None = None
+    trusted: Networks = ()
+    admission: Admission | None = None
 
     def node(self, request: NodeRequest) -> str | None:
         """The uuid of the node that sent the request, None for others; raises on a bad token."""
         token = request.header(NODE_HEADER)
-        return None if token is None else self._nodes.verify(token)
+        if token is None:
+            return None
+        if self.admission is None:
+            return self._nodes.verify(token)
+        method = request.method.decode("ascii", "replace")
+        return self.admission.verify(token, method, request.uri.decode("ascii", "replace"))
 
     def require_node(self, request: NodeRequest, *, for_client: bool = False) -> str:
         """The uuid of the node that sent the request; raises AuthenticationRequired.
@@ -138,7 +162,7 @@ class Identity:
             if login_user(secret) != name:
                 raise _wrong(name)
             return Principal(verify_login(self._nodes.secret, secret, user, self._now()))
-        address = self._address(request)
+        address = self.address(request)
         with self._guesses.attempt(name, address):
             if not await self._is_password(user, secret, address):
                 self._guesses.failed(name, address)
@@ -172,12 +196,13 @@ class Identity:
     async def _user(self, name: str) -> User | None:
         return await self._database.read(lambda c: queries.user(c, name))
 
-    def _address(self, request: NodeRequest) -> str:
+    def address(self, request: NodeRequest) -> str:
+        """The client's address as far as it can be believed; raises on a bad node token."""
         # A node vouches for its client's address; anybody else who forwards for others may not
         # use what is only for this machine.
         if self.node(request):
             return request.header(CLIENT_HEADER) or ""
-        return forwarded_for(request)
+        return forwarded_for(request, self.trusted)
 
 
 def _wrong(name: str) -> AuthenticationRequired:

@@ -52,7 +52,6 @@ from primary.remembered import Remembered
 from primary.snapshots import DEFAULT_EVERY, Snapshots
 from primary.staging import Staging
 from primary.tofence import ToFence, read_left
-from primary.triggers import outbox
 from primary.triggers.sender import Sender, make_sender_agent, node_url
 from primary.triggers.service import Triggers
 from primary.upload import Uploads
@@ -121,7 +120,7 @@ class Primary:
             LogIdentity(first.log, first.key), lambda: parts.secret.secret, self.fencing, self.acks,
             polls,
         )  # fmt: skip
-        parts.admission.on_change = lambda: self._nodes_changed(polls)
+        parts.admission.on_change = lambda: self._nodes_changed(polls, followers)
         self.writer.on_commit, self.writer.guard = self.feed.committed, self.fencing.check
         self.writer.confirm = self.acks.confirm
         upgrade = PasswordUpgrade(self.writer, parts.blobs, parts.pools.heavy)
@@ -147,7 +146,7 @@ class Primary:
         )  # fmt: skip
         self.compaction = Compaction(
             parts.database, self.snapshots, parts.reactor, time.time, followers.slowest,
-            lambda: parts.local.read(outbox.needed), self.wish.retention,
+            self.triggers.needed, self.wish.retention,
         )  # fmt: skip
         self.feed.newest_snapshot = lambda: self.snapshots.newest
         self.snapshots.made = self.compaction.look
@@ -183,9 +182,7 @@ class Primary:
             index_pages=parts.index_pages(mirror),
             project_pages=ProjectPages(parts.database, simple, parts.settings.outside_url),
             finding=parts.finding(simple, mirror), docs=parts.docs(files),
-            nodes=nodes,
-            nearest=Nearest(lambda: nodes.listed()[0], lambda: (nodes.listed(), 0.0),
-                            parts.settings.trusted_proxies),
+            nodes=nodes, nearest=self._nearest(nodes),
             users=self._users(), indexes=self._indexes(),
             projects=ProjectResource(parts.identity, self.writer, mirror, simple),
             toxresults=self._toxresults(),
@@ -201,11 +198,16 @@ class Primary:
             blobs=parts.blobs, now=time.time,
         )  # fmt: skip
 
-    def _nodes_changed(self, polls: Polls) -> None:
+    def _nearest(self, nodes: Nodes) -> Nearest:
+        trusted = self.parts.settings.trusted_proxies
+        return Nearest(lambda: nodes.listed()[0], lambda: (nodes.listed(), 0.0), trusted)
+
+    def _nodes_changed(self, polls: Polls, followers: Followers) -> None:
         admission = self.parts.admission
         polls.end(admission.is_revoked)
         for node in admission.revoked():
             self.acks.forget(node)
+            followers.forget(node)
 
     def _joining(self, log: LogIdentity, signer: LogSigner) -> Joining:
         parts = self.parts

@@ -105,7 +105,8 @@ class Feed:
             self._followers.refused(node, str(error))
             raise
         except CancelledError:
-            self._followers.lost(node)
+            if not self._polls.waits(node):
+                self._followers.lost(node)
             raise
 
     async def _tail(self, node: str, request: NodeRequest) -> Reply:

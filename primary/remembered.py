@@ -71,6 +71,7 @@ class Remembered:
 
 
 def _drop(connection: Connection, before: float) -> None:
+    metadata.create_all(connection)
     connection.execute(delete(table).where(table.c.at < before))
 
 

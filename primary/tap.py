@@ -17,7 +17,6 @@ from cluster.node import NodeService
 from cluster.options import NodeOptions, check_url
 from cluster.parts import open_parts
 from cluster.state.optionvalues import MOST_SYNC_REPLICAS
-from primary import remembered
 from primary.bootstrap import FirstStart
 from primary.compaction import DEFAULT_DAYS, DEFAULT_ENTRIES, Retention
 from primary.compose import Primary, PrimarySettings
@@ -132,7 +131,7 @@ def makeService(options: Options) -> Service:
                 settings,
                 make_secret,
                 durable=True,
-                local_tables=[trigger_tables, remembered.metadata],
+                local_tables=[trigger_tables],
             ),
             wish,
         ),

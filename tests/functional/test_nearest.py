@@ -58,7 +58,7 @@ def test_nearest(nodes: Cluster, tmp_path: Path) -> None:
         eventually(
             lambda node=node: _place(node) == near.url + path, _BOUND_SECONDS, "near is nearest"
         )
-    assert _place(primary, x_forwarded_for="203.0.113.1") != near.url + path
+    assert _place(primary, x_forwarded_for="192.0.2.9") == near.url + path
     assert _place(primary, _PATH + "?region=c", x_forwarded_for="203.0.113.1") == far.url + path
     pip_install(primary.url + _PATH, "app", target=tmp_path / "pip")
     check_installed(tmp_path / "pip")

@@ -26,8 +26,9 @@ def roll_back(connection: Connection, size: int, folder: Path) -> Path | None:
     """Cut the log to its first `size` entries, in the caller's transaction; blocking, minutes for
     a long log. Returns the file with the entries that were cut off, None if there were none.
 
-    Order: that file is durable before the caller can commit. Raises LogError when the log does
-    not reach back that far.
+    Order: that file is durable before the caller can commit. Raises LogError; that is Compacted,
+    with the file written, when the log does not reach back to its first entry, so that only a
+    snapshot leads on.
     """
     before = changelog.size(connection)
     if before <= size:
@@ -46,7 +47,8 @@ def roll_back(connection: Connection, size: int, folder: Path) -> Path | None:
 def _keep(connection: Connection, size: int, path: Path) -> Path:
     with path.open("ab") as file:
         os.fchmod(file.fileno(), 0o600)
-        for entry in changelog.entries(connection, size, _BATCH):
+        first = max(size, changelog.minimum(connection))
+        for entry in changelog.entries(connection, first, _BATCH):
             file.write(entry.raw + b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -65,7 +65,10 @@ def make_snapshot(url: str, user: str, password: str) -> int:
     """Have a primary make a snapshot and wait for it; its serial. Raises RequestFailed."""
     wanted = send("POST", f"{url.rstrip('/')}/+log/snapshots", None, user, password)["serial"]
     for _ in range(int(_LONGEST_SECONDS / _LOOK_SECONDS)):
-        newest = max((one["serial"] for one in _status(url)["snapshots"]), default=0)
+        status = _status(url)
+        if "snapshots" not in status:
+            raise RequestFailed(0, f"{url} is not a primary: it passed the request on")
+        newest = max((one["serial"] for one in status["snapshots"]), default=0)
         if newest >= wanted:
             return int(newest)
         time.sleep(_LOOK_SECONDS)

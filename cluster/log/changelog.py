@@ -28,6 +28,8 @@ metadata = MetaData()
 class Compacted(LogError):
     """Entries that somebody wants are not in this log any more: it begins behind `minimum`."""
 
+    status = 410
+
     def __init__(self, minimum: int) -> None:
         super().__init__(f"the entries up to {minimum} are not here any more")
         self.minimum = minimum

@@ -63,7 +63,7 @@ def exported(document: dict[str, Any], counts: RequestCounts) -> dict[tuple[str,
 
 def test_export() -> None:
     """Counts and status come out in Prometheus' format, readable by its own parser."""
-    counts = RequestCounts(hot=2)
+    counts = RequestCounts(hot=2, pages=10, pages_unchanged=20)
     for code in (200, 200, 304, 404):
         counts.count(b"GET", b"/root/pypi/+simple/demo/", code)
     counts.count(b"POST", b"/root/dev/", 200, is_upload=True)
@@ -73,8 +73,8 @@ def test_export() -> None:
     }  # fmt: skip
     triggers = [{"pending": 2}, {"pending": 3}]
     found = exported(status(replicas=[row], triggers=triggers), counts)
-    assert found["pymirror_requests_total", "page", "2xx"] == 2
-    assert found["pymirror_requests_total", "page", "3xx"] == 1
+    assert found["pymirror_requests_total", "page", "2xx"] == 12
+    assert found["pymirror_requests_total", "page", "3xx"] == 21
     assert found["pymirror_requests_total", "page", "4xx"] == 1
     assert found[("pymirror_requests_hot_total",)] == 2
     assert found[("pymirror_uploads_total",)] == 1

@@ -36,7 +36,6 @@ class QuickPages:
         packed = accepts_gzip(request.header("Accept-Encoding"))
         body = chosen_body(page, packed)
         unchanged = matches(request, body.etag)
-        request.code = 304 if unchanged else 200
         head = page.heads.get((packed, unchanged))
         if head is None:
             head = page.heads[packed, unchanged] = self._head(page, packed, unchanged)
@@ -44,6 +43,11 @@ class QuickPages:
         parts = [head, ends % (serial, serial, self._date_now())]
         if not unchanged and request.method == b"GET":
             parts.append(body.data)
+        counts = request.channel.site.counts
+        if unchanged:
+            counts.pages_unchanged += 1
+        else:
+            counts.pages += 1
         request.send_prepared(parts)
         return True
 

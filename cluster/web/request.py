@@ -101,6 +101,7 @@ class NodeRequest(Request):
     stream: RequestStream | None = None
     lost: bool = False
     is_upload: bool = False
+    is_counted: bool = False
     as_of: int | None = None
     """The head before what the answer says was read: it may have moved on since."""
 
@@ -193,7 +194,8 @@ class NodeRequest(Request):
         """The answer is whole; nothing to do when nobody is there to read it."""
         if not self.lost:
             site = self.channel.site
-            site.counts.count(self.method, self.path, self.code, is_upload=self.is_upload)
+            if not self.is_counted:
+                site.counts.count(self.method, self.path, self.code, is_upload=self.is_upload)
             super().finish()
             # Last: the end of the last request may be the end of the node.
             site.end(self)
@@ -226,7 +228,8 @@ class NodeRequest(Request):
             self.setHeader(name, value)
 
     def send_prepared(self, parts: list[bytes]) -> None:
-        """Send a whole answer, status line and headers included, and finish."""
+        """Send a whole answer, status line and headers included, and finish; the caller counts."""
+        self.is_counted = True
         self.startedWriting = 1
         self.channel.writeSequence(parts)
         self.finish()

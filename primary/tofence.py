@@ -83,7 +83,7 @@ class ToFence:
         return status in (200, 404, 405, 421)
 
     async def _post(self, url: str, body: bytes) -> int:
-        token = self._secret.token(self._uuid)
+        token = self._secret.token(self._uuid, "POST", FENCE_PATH)
         headers = Headers({NODE_HEADER: [token], "Content-Type": ["application/json"]})
         # Redirects are not followed: they would carry our token away.
         response: Response = await self._http.post(

@@ -110,7 +110,8 @@ def test_changes_are_told_once() -> None:
     decides.take({NODE: known()})
     decides.take({NODE: known(revoked=True)})
     assert heard == [[NODE]]
-    assert decides.is_revoked(NODE) and not decides.is_revoked(OTHER)
+    assert decides.is_revoked(NODE)
+    assert not decides.is_revoked(OTHER)
 
 
 def test_the_state_of_nodes() -> None:
@@ -139,7 +140,8 @@ def test_keys_in_files(tmp_path: object) -> None:
     assert read_key(path) is None
     path.write_bytes(KEY.raw())
     restored = read_key(path)
-    assert restored is not None and restored.public == KEY.public
+    assert restored is not None
+    assert restored.public == KEY.public
     path.write_bytes(b"short")
     with pytest.raises(InvalidRequest, match="join again"):
         read_key(path)
@@ -244,7 +246,8 @@ def test_kept_notes() -> None:
         assert notes.at(connection, 2_500) == b"2500"
         assert notes.best_end(connection, 2_400, 2_455, 3_000) == 2_455
         early = notes.best_end(connection, 0, 1_000, 3_000)
-        assert early is not None and 900 < early <= 1_000
+        assert early is not None
+        assert 900 < early <= 1_000
         gaps: list[int] = []
         at = 0
         while (end := notes.best_end(connection, at, at + 1, 3_000)) is not None:

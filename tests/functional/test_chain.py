@@ -115,6 +115,11 @@ def test_lag_is_behind_the_primary(nodes: Cluster) -> None:
     assert status["primary"]["serial"] == made[0].status()["serial"]
 
 
+def wait_loop(node: Node) -> None:
+    """Wait until a node says that it is in a ring."""
+    eventually(lambda: follower(node).get("state") == "loop", 20, f"{node.name} notices")
+
+
 def replaced(node: Node, *urls: str) -> Node:
     """The same node with other URLs to follow; not started."""
     node.terminate()
@@ -129,8 +134,8 @@ def test_a_ring(nodes: Cluster) -> None:
     """Two replicas that follow each other say so, and recover when one is pointed elsewhere."""
     primary, a, b = chain(nodes, 2)
     replaced(a, b.url).launch()
-    eventually(lambda: follower(a).get("state") == "loop", 15, "a notices")
-    eventually(lambda: follower(b).get("state") == "loop", 15, "b notices")
+    wait_loop(a)
+    wait_loop(b)
     assert "primary" in str(follower(a)["last_error"]) + str(follower(b)["last_error"])
     assert upload(a, "root/dev", wheel("demo", "1.0")).status == 508
     replaced(a, primary.url).start()
@@ -149,4 +154,4 @@ def test_a_fresh_ring(nodes: Cluster, tmp_path: Path) -> None:
     for node in (a, b, own):
         node.launch()
     for node in (a, b, own):
-        eventually(lambda n=node: follower(n).get("state") == "loop", 20, f"{node.name} notices")
+        wait_loop(node)

@@ -222,18 +222,13 @@ class Parts:
 
 
 def open_parts(
-    reactor: Any,
-    settings: NodeSettings,
-    make_secret: Callable[[], bytes],
-    *,
-    durable: bool,
+    reactor: Any, settings: NodeSettings, make_secret: Callable[[], bytes], *, durable: bool,
     local_tables: Sequence[MetaData] = (),
-) -> Parts:
+) -> Parts:  # fmt: skip
     """Open the state directory and make what every node needs; nothing is served yet.
 
-    `durable` is whether each commit is fsynced: what a primary acknowledges must survive a
-    power cut; a replica that forgets its last entries follows them again. `local_tables` are
-    what this role keeps in local.sqlite beside freshness.
+    `durable` is whether each commit is fsynced: what is acknowledged must survive a power cut.
+    `local_tables` are what this role keeps in local.sqlite beside what every node does.
     """
     state_dir, pools, lock = settings.state_dir, Pools.make(reactor), FolderLock(settings.state_dir)
     database, local = _open_databases(state_dir, pools, durable, local_tables)

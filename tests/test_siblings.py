@@ -181,11 +181,12 @@ async def test_what_arrives_is_passed_on_once(tmp_path: Path) -> None:
         await (await at_first.arrival()).wait_beyond(0)
         at_second = second.start(WANTED, siblings(node("a", first_url)).sources(SHA256))
         await (await at_second.arrival()).wait_beyond(0)
-        with pytest.raises(UpstreamError):
-            await it.fetcher.start(WANTED, siblings(node("b", second_url)).sources(SHA256)).done()
-        with pytest.raises(UpstreamError):
-            asked_by_primary = siblings(node("a", first_url)).sources(SHA256, arriving=False)
-            await it.fetcher.start(WANTED, asked_by_primary).done()
+        by_sibling = siblings(node("b", second_url)).sources(SHA256)
+        by_primary = siblings(node("a", first_url)).sources(SHA256, arriving=False)
+        for asked in (by_sibling, by_primary):
+            transfer = it.fetcher.start(WANTED, asked)
+            with pytest.raises(UpstreamError):
+                await transfer.done()
         request.write(DATA[100_000:])
         request.finish()
         assert (await at_second.done()).sha256 == SHA256

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Select, select
 from cluster.errors import Gone, NotFound
 from cluster.model import DistributionFile, Index
 from cluster.names import IndexName, NormalizedName
-from cluster.state.queries import MayRead, chain, everyone
+from cluster.state.queries import MayRead, chain, everyone, index
+from cluster.state.rows import content_link
 from cluster.state.schema import docs, files, removed, toxresults
 
 
@@ -50,6 +51,20 @@ def file_by_link(
     if set(connection.execute(graves).scalars()) & reachable.keys():
         raise Gone(f"{filename!r} was removed from {start.name}")
     raise NotFound(f"no file {filename!r} with that digest on {start.name}")
+
+
+def file_by_digest(connection: Connection, sha256: str) -> LocatedFile | None:
+    """A distribution file with this content, of a mirror if one has it, else of any index."""
+    rows = connection.execute(select(files).where(files.c.link == content_link(sha256)))
+    found: LocatedFile | None = None
+    for row in rows:
+        file = DistributionFile(**orjson.loads(row.body))
+        holder = index(connection, IndexName(row.index_name))
+        if file.sha256 == sha256 and holder is not None:
+            found = LocatedFile(holder, NormalizedName(row.project), file)
+            if file.url is not None:
+                return found
+    return found
 
 
 Reachable = dict[IndexName, Index]

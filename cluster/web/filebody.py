@@ -30,6 +30,9 @@ __all__ = [
 ]  # fmt: skip
 
 CHUNK_BYTES = 512 << 10
+LEAST_CHUNK_BYTES = 64 << 10
+SENDING_BYTES = 16 << 20
+"""In memory, twice at most, for all bodies together, as long as chunks are not the least."""
 T = TypeVar("T")
 _log = Logger()
 
@@ -189,6 +192,7 @@ async def _send(client: _Client, answer: Plan, content: Content, threads: Runner
 
 async def _send_body(client: _Client, answer: Plan, content: Content, threads: Runner) -> None:
     fd = await threads.run(content.open_file)
+    _share.bodies += 1
     try:
         client.begin(answer)
         await _copy(client, answer, content, fd, threads)
@@ -201,6 +205,7 @@ async def _send_body(client: _Client, answer: Plan, content: Content, threads: R
         _log.failure("sending a file failed")
         client.abort(e)
     finally:
+        _share.bodies -= 1
         # In a thread: the last close of a dropped file frees its blocks.
         await threads.run(os.close, fd)
 
@@ -212,11 +217,25 @@ async def _copy(client: _Client, answer: Plan, content: Content, fd: int, thread
         if ready <= offset:
             break
         stop = ready if answer.stop is None else min(ready, answer.stop)
-        data = await threads.run(os.pread, fd, min(CHUNK_BYTES, stop - offset), offset)
+        data = await threads.run(os.pread, fd, min(_share.chunk_bytes, stop - offset), offset)
         if not data:
             raise UpstreamError("the file is shorter on disk than it was")
         await client.write(data)
         offset += len(data)
+
+
+@define
+class _Share:
+    """What each of the bodies that are being sent may take at once: many clients, small pieces."""
+
+    bodies: int = 0
+
+    @property
+    def chunk_bytes(self) -> int:
+        return max(LEAST_CHUNK_BYTES, min(CHUNK_BYTES, SENDING_BYTES // max(1, self.bodies)))
+
+
+_share = _Share()
 
 
 @frozen

@@ -18,6 +18,7 @@ from cluster.files.sources import Source, Wanted
 from cluster.files.store import FileStore
 from cluster.model import DistributionFile
 from cluster.names import IndexName
+from cluster.protocol import SOURCE_HEADER
 from cluster.state import links, queries
 from cluster.state.database import Database
 from cluster.state.links import LocatedFile
@@ -27,10 +28,12 @@ from cluster.web.filebody import send_stored, send_transfer
 from cluster.web.fileplan import IMMUTABLE, FileFacts
 from cluster.web.hotfiles import SMALL_BYTES, HotFile, HotFiles, send_hot
 from cluster.web.identity import Identity
+from cluster.web.nodefiles import serve_node_file
 from cluster.web.request import NodeRequest
 from cluster.web.unlogged import UnloggedFiles
 
 METADATA_SUFFIX = ".metadata"
+UNVERIFIED = "upstream-unverified"
 PRIVATE = "max-age=31536000, immutable, private"
 
 
@@ -73,8 +76,7 @@ class Files:
     ) -> None:
         """Answer with a file or its metadata; raises NotFound, UpstreamError."""
         hot = self._hot.get(request.path)
-        if hot is not None:
-            await send_stored(request, self._store, hot.facts)
+        if hot is not None and await self._send_stored(request, hot.facts):
             return
         read_at = self._position.serial
         wants_metadata = filename.endswith(METADATA_SUFFIX)
@@ -91,22 +93,40 @@ class Files:
             file = HotFile(located.project, read_at, facts, body)
             if not is_private:
                 self._hot.put(request.path, file)
-            if not send_hot(request, file, self._store):
-                await send_stored(request, self._store, facts)
-            return
+            if send_hot(request, file, self._store) or await self._send_stored(request, facts):
+                return
         transfer = self.fetch(located, request.path.decode("ascii"))
         if sha256 is None:
             # Nobody may cache for ever what nobody has verified.
             facts = evolve(facts, cache_control="private, no-store" if is_private else "max-age=60")
+            await transfer.arrival()
+            if transfer.is_unverified:
+                request.setHeader(SOURCE_HEADER, UNVERIFIED)
         await send_transfer(request, transfer, self._store.threads, facts)
 
     async def send(self, request: NodeRequest, located: LocatedFile, facts: FileFacts) -> None:
         """Answer with a file whose sha256 is known; raises UpstreamError when nobody has it."""
-        if await self._store.size_of(facts.sha256 or "") is not None:
-            await send_stored(request, self._store, facts)
+        if await self._send_stored(request, facts):
             return
         transfer = self.fetch(located, request.path.decode("ascii"))
         await send_transfer(request, transfer, self._store.threads, facts)
+
+    async def send_here(self, request: NodeRequest, sha256: str) -> None:
+        """Answer another node with what is here; raises NotFound."""
+        await serve_node_file(request, self._store, self._fetcher, sha256)
+
+    async def _send_stored(self, request: NodeRequest, facts: FileFacts) -> bool:
+        """Answer from the store; False when the file is not here (any more)."""
+        sha256 = facts.sha256 or ""
+        if await self._store.size_of(sha256) is None:
+            return False
+        try:
+            with self._store.using(sha256):
+                await send_stored(request, self._store, facts)
+        except FileNotFoundError:
+            self._store.lost(sha256)
+            return False
+        return True
 
     async def _read(self, sha256: str) -> bytes:
         return await self._store.threads.run(self._store.path(sha256).read_bytes)

@@ -44,6 +44,6 @@ def send_hot(request: NodeRequest, file: HotFile, store: FileStore) -> bool:
     if answer.has_body:
         body = file.body[answer.start : answer.stop]
         request.write(body)
-        store.served(len(body))
+        store.served(len(body), file.facts.sha256)
     request.finish()
     return True

@@ -110,6 +110,8 @@ class ImportResource:
     async def _bytes(self, request: NodeRequest, stream: RequestStream) -> dict[str, Any]:
         wanted = _wanted(request)
         if await self._store.size_of(wanted) is not None:
+            # Until its entry is there it must not go with the cache.
+            self._store.claim(wanted)
             return {"outcome": "there"}
         if (stream.length or 0) > MAX_UPLOAD_BYTES:
             raise TooLarge(f"files have at most {MAX_UPLOAD_BYTES} bytes")
@@ -167,6 +169,7 @@ class ImportResource:
         size = await self._store.size_of(sha256)
         if size is None:
             return {"outcome": "wanted"}
+        self._store.claim(sha256)
         arrival = await arrival_of(body, sha256, size, self._store, self._heavy)
         return await self._write(actor, lambda c: add_file(c, arrival))
 

@@ -92,8 +92,11 @@ class MirroredReleases:
         if size is None:
             digests = await self._fetch(located, "").done()
             if file.sha256 is None:
+                self._store.claim(digests.sha256)
                 return computed(file, digests.sha256, digests.size)
             size = digests.size
+        # Until its entry is there it must not go with the cache.
+        self._store.claim(file.sha256 or "")
         if file.size is None:
             return evolve(file, size=size, origin={**file.origin, "size": "computed"})
         return file

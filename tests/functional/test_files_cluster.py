@@ -55,7 +55,7 @@ def download(url: str) -> str:
     """The sha256 of a whole body; a client of its own, that holds 64 kB at most."""
     parts = urlsplit(url)
     digest = hashlib.sha256()
-    with socket.create_connection((parts.hostname, parts.port), timeout=280) as connection:
+    with socket.create_connection((parts.hostname, parts.port), timeout=600) as connection:
         request = f"GET {parts.path} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n"
         connection.sendall(request.encode())
         with connection.makefile("rb", 1 << 16) as answer:
@@ -84,6 +84,7 @@ def stored(node: Node, sha256: str) -> Path:
     return node.state_dir / "files" / "sha256" / sha256[:2] / sha256
 
 
+@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("mebibytes", [64, pytest.param(1024, marks=pytest.mark.slow)])
 def test_one_transfer_for_the_whole_cluster(
     nodes: Cluster, mebibytes: int, record_property: Callable[[str, object], None]

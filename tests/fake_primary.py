@@ -16,6 +16,7 @@ from cluster.log.changes import Change, Entry
 from cluster.log.checkpoint import Checkpoint, LogSigner
 from cluster.log.merkle import Frontier, leaf_hash
 from cluster.protocol import (
+    EPOCHS_PATH,
     IDENTITY_PATH,
     SECRET_PATH,
     SERIAL_HEADER,
@@ -42,6 +43,8 @@ class FakePrimary:
     script: Script | None = None
     identity: Script | None = None
     compressed: bool = False
+    starts: list[dict[str, Any]] = field(factory=list)
+    """How later epochs began, as `GET /+log/epochs` lists them."""
     blobs: dict[str, bytes] = field(factory=dict)
     """Node-only blobs by name."""
     asked_blobs: list[str] = field(factory=list)
@@ -113,6 +116,8 @@ class FakePrimary:
             self.polls.append(request)
             self._answer(request)
             self.polled.wake()
+        elif request.path == EPOCHS_PATH.encode():
+            self.send_body(request, orjson.dumps({"epochs": self.starts}), "application/json")
         elif request.path.startswith(SECRET_PATH.encode()):
             self._send_blob(request)
         else:

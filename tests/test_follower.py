@@ -112,7 +112,7 @@ class Replica:
         self.position = Position(reactor, head)
         secret = NodeSecret(SECRET, lambda: self.now)
         client = PrimaryClient(
-            self.primary.url, HTTPClient(self.agent), as_clock(self.asking), secret, NODE,
+            [self.primary.url], HTTPClient(self.agent), as_clock(self.asking), secret, NODE,
             lambda: self.now, PAGE_LIMIT,
         )  # fmt: skip
         self.follower = Follower(
@@ -345,7 +345,7 @@ HOSTILE: dict[str, tuple[Script, State, str]] = {
     "401": (status(401), State.NOT_ADMITTED, "answers 401: no"),
     "409": (status(409), State.DIVERGED, "answers 409"),
     "412": (status(412), State.OTHER_LOG, "answers 412"),
-    "421": (status(421), State.BAD_ANSWER, "answers 421"),
+    "421": (status(421), State.NOT_PRIMARY, "answers 421"),
     "500": (status(500), State.BAD_ANSWER, "answers 500"),
     "503": (status(503), State.PRIMARY_UNREACHABLE, "answers 503"),
     "redirect": (status(302), State.BAD_ANSWER, "answers 302"),

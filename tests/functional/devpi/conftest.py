@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,20 @@ collect_ignore_glob = [] if os.environ.get("PYMIRROR_WAITING") == "no" else ["te
 @pytest.fixture(scope="package")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A primary, a replica, an upstream, and an index server that is somebody else's."""
-    directory = tmp_path_factory.mktemp("devpi")
+    with _deployed(tmp_path_factory.mktemp("devpi")) as deployed:
+        yield deployed
+
+
+@pytest.fixture
+def new_deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """The same for one case alone."""
+    with _deployed(tmp_path / "deployment") as deployed:
+        yield deployed
+
+
+@contextmanager
+def _deployed(directory: Path) -> Iterator[Deployment]:
+    directory.mkdir(exist_ok=True)
     is_peer = os.environ.get("PYMIRROR_PEER") == "devpi"
     with Cluster(directory) as cluster:
         upstream = cluster.upstream()

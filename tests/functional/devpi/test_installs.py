@@ -170,7 +170,7 @@ def test_restricted_hidden(
     assert devpi("list").split() != []
     devpi.login(new_account(server))
     assert "404" in devpi.run("use", account.dev)[1]
-    assert account.dev not in devpi("use", "-l")
+    assert account.dev not in devpi("use", "-l", f"{server.url}/")
 
 
 def test_pip_search(server: Server, dev: str, name: str, ours: None) -> None:

@@ -36,6 +36,8 @@ LEFT_OUT = {
     "test_deprecated_formats[": "uploads eggs and bdist_dumb files",
     "test_only_docs_with_path[": "uploads documentation that is no zip file",
     "test_only_docs_with_path_no_version[": "uploads documentation that is no zip file",
+    "test_toxresult_forbidden": "looks for JSON without saying so in Accept",
+    "test_wheel_pyproject_toml": "builds with a backend from the default index",
     "test_version_server": "looks for the name devpi-server among the versions",
     "test_logout[": "looks for the bare reason Unauthorized; ours says what is needed",
     "test_simple_install_missing_venvdir": "needs an activated environment",

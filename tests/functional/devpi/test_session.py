@@ -20,8 +20,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.builders import Built, wheel
-from tests.functional.devpi.client import Client
-from tests.functional.devpi.servers import ROOT, Deployment, Server
+from tests.functional.devpi.client import Client, new_client
+from tests.functional.devpi.servers import Deployment, Server
 
 pytestmark = pytest.mark.functional
 
@@ -56,28 +56,14 @@ def static(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture
-def root(bare: Client) -> Iterator[Client]:
-    """A client for the guide's words; the indexes that they make go afterwards."""
-    yield bare
-    for index in ("douban", "torch-cu116", "ngc-nvidia", "dev"):
-        bare.server.call("DELETE", f"/root/{index}", None, ROOT)
-    bare.server.call("DELETE", "/ann", None, ROOT)
-
-
-def test_session(
-    root: Client, server: Server, deployment: Deployment, static: str, ours: None
-) -> None:
-    """All commands of the guide, in its order, do what the guide says."""
-    _session(root, server, deployment, static)
-    _restricted(root, server)
-
-
-def test_session_without_our_options(
-    root: Client, server: Server, deployment: Deployment, static: str
-) -> None:
-    """The part of it that devpi-server can do: three mirrors and pip."""
-    _session(root, server, deployment, static)
+@pytest.mark.parametrize("name", ["primary", "replica"])
+def test_session(new_deployment: Deployment, static: str, tmp_path: Path, name: str) -> None:
+    """All commands of the guide, in its order, on a new server do what the guide says."""
+    server = new_deployment.primary if name == "primary" else new_deployment.replica
+    devpi = new_client(server, tmp_path / "devpi")
+    _session(devpi, server, new_deployment, static)
+    if not new_deployment.is_peer:
+        _restricted(devpi, server)
 
 
 def _session(devpi: Client, server: Server, deployment: Deployment, static: str) -> None:

@@ -197,7 +197,10 @@ class Follower:
         self.following = self.following.moved(State.BOOTSTRAPPING, self._now())
         started = await self.bootstrap.run(trust, self.frontier, later)
         self.note, self.frontier = None, started.frontier
-        self._position.advance(started.head, Touched(indexes=True))
+        if started.head.serial < self._position.serial:  # a part of what was here is orphaned
+            self._position.rewind(started.head)
+        else:
+            self._position.advance(started.head, Touched(indexes=True))
 
     async def _taken(self, taken: Taken, primary_serial: int) -> None:
         grown = taken.frontier.size > self.frontier.size
@@ -228,7 +231,15 @@ class Follower:
             orphans = roll_back(connection, size, self._state_dir)
             return orphans, queries.head(connection)
 
-        orphans, head = await self._database.write(work)
+        try:
+            orphans, head = await self._database.write(work)
+        except changelog.Compacted:
+            # The state cannot be replayed; the entries that nobody else has are in their file.
+            if self.bootstrap is None:
+                raise
+            common = await self._database.read(lambda c: changelog.frontier(c, size))
+            self.bootstrap.demand(extending=common)
+            return True
         if orphans is None:
             return False
         self._log.warn("entries that nobody else has are in {orphans}", orphans=orphans)

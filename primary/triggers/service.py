@@ -117,6 +117,18 @@ class Triggers:
         lanes = sorted(self._lanes.items(), key=lambda pair: (pair[0].index, pair[0].target))
         return [lane.document() for _, lane in lanes]
 
+    async def needed(self) -> int | None:
+        """The serial up to which no entry is needed any more, also after a restart."""
+        seen = self._seen
+
+        def moved(connection: Connection) -> int | None:
+            # Entries without anything to tell are noted seldom; they must not be kept for that.
+            if seen is not None and (outbox.position(connection) or 0) < seen:
+                outbox.move(connection, seen)
+            return outbox.needed(connection)
+
+        return await self._local.write(moved)
+
     def _committed(self, head: Head, touched: Touched) -> None:
         self._bell.ring()
 

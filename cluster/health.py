@@ -32,6 +32,11 @@ def _of_node(status: Mapping[str, Any]) -> Iterator[Problem]:
     where = node_name(status)
     follower = _object(status.get("follower"))
     state = follower.get("state")
+    if status.get("fenced"):
+        yield Problem(
+            where, "it was replaced by another primary and takes no changes", None,
+            "stop it, and make it a replica of the new primary by `pymirror demote`",
+        )  # fmt: skip
     if not status.get("ready", True) and not follower:
         yield Problem(where, "not ready")
     lag = follower.get("lag_seconds") or 0.0

@@ -77,12 +77,14 @@ def test_healthy() -> None:
         (primary(triggers=[{"kind": "webhook", "index": "a/b", "failing_since": THEN,
                             "pending": 4, "target": "http://t", "last_error": "500"}]),
          "webhook of a/b", "500", THEN),
+        (primary(fenced={"epoch": 2}), "http://p.example",
+         "it was replaced by another primary and takes no changes", None),
         (following(state="primary-unreachable", failures=2), "replica abcdef",
          "primary-unreachable: old", THEN),
         (following(state="catching-up", lag_seconds=99.0), "replica abcdef", "catching-up", THEN),
     ],
 )  # fmt: skip
-def test_trouble(status: dict[str, Any], where: str, what: str, since: str) -> None:
+def test_trouble(status: dict[str, Any], where: str, what: str, since: str | None) -> None:
     """Each trouble says where it is, what, and since when."""
     (found,) = problems(status)
     assert (found.where, found.what, found.since) == (where, what, since)
@@ -108,7 +110,9 @@ def test_drawing() -> None:
     assert "2 missing" in text
 
 
-_values = st.none() | st.booleans() | st.integers() | st.text() | st.just([]) | st.just({})
+_values: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.text() | st.just([]) | st.just({})
+)
 
 
 @given(st.dictionaries(st.sampled_from([*primary(), *following()]), _values))
@@ -168,7 +172,8 @@ def test_exit_status(site: Site, status: Callable[..., tuple[int, str]]) -> None
     code, text = status(site.url, "--json")
     assert (code, json.loads(text)["healthy"]) == (1, False)
     assert json.loads(text)["problems"][0]["where"] == "http://r.example"
-    for document in ([], {"x": 1}, None):
+    others: list[Any] = [[], {"x": 1}, None]
+    for document in others:
         site.document = document
         assert status(site.url)[0] == 2
     assert status("http://127.0.0.1:1")[0] == 2

@@ -15,6 +15,7 @@ from twisted.web.http_headers import Headers
 from cluster.errors import InvalidRequest, Unavailable
 from cluster.nearest import CONTACT_SECONDS, STALE_SECONDS, candidate, is_fresh, public, ranked
 from cluster.networks import client_of, longest_prefix, parse_address, parse_networks
+from cluster.web.identity import forwarded_for
 from cluster.web.nearest import Nearest, add_routes
 from primary.tap import Options as PrimaryOptions
 from replica.siblings import REFRESH_SECONDS
@@ -210,6 +211,21 @@ def test_alone() -> None:
     assert sent(lagging, others, FakeRequest("/+nearest/x"), old).startswith("http://asked.")
     with pytest.raises(Unavailable):
         sent({**lagging, "ready": False}, others, FakeRequest("/+nearest/x"), old)
+
+
+@pytest.mark.parametrize(
+    ("peer", "header", "told"),
+    [
+        ("203.0.113.1", "", "203.0.113.1"), ("127.0.0.1", "", "127.0.0.1"),
+        ("203.0.113.1", "192.0.2.9", "forwarded"),  # a front that nobody knows
+        ("10.0.0.1", "192.0.2.9", "192.0.2.9"), ("10.0.0.1", "127.0.0.1", "forwarded"),
+        ("10.0.0.1", "garbage", "forwarded"), ("10.0.0.1", "10.0.0.1", "forwarded"),
+    ],
+)  # fmt: skip
+def test_whom_a_password_is_tried_for(peer: str, header: str, told: str) -> None:
+    """Nobody behind a front is on this machine; of a trusted one the client's address counts."""
+    request: Any = FakeRequest("/", peer, header)
+    assert forwarded_for(request, parse_networks("10.0.0.0/8")) == told
 
 
 def test_document() -> None:

@@ -28,11 +28,16 @@ def _replica(nodes: Cluster, primary: Node, name: str, *options: str) -> Node:
     return node.start()
 
 
-def _place(node: Node, path: str = _PATH, **headers: str) -> str:
-    answer = node.get(path, **headers)
+def _place(node: Node, path: str = _PATH, forwarded: str = "") -> str:
+    headers = {"X-Forwarded-For": forwarded} if forwarded else {}
+    answer = node.request("GET", path, headers=headers)
     assert answer.status in (307, 503), answer
     assert answer.headers["cache-control"] == "no-store"
     return answer.headers.get("location", "")
+
+
+def _wait_place(node: Node, url: str) -> None:
+    eventually(lambda: _place(node) == url, _BOUND_SECONDS, f"{node.name} sends to {url}")
 
 
 def _cli(*arguments: str) -> str:
@@ -55,11 +60,9 @@ def test_nearest(nodes: Cluster, tmp_path: Path) -> None:
     far = _replica(nodes, primary, "far", "--region", "c", "--weight", "1000")
     path = _PATH.removeprefix("/+nearest")
     for node in (primary, near, next_, far):
-        eventually(
-            lambda node=node: _place(node) == near.url + path, _BOUND_SECONDS, "near is nearest"
-        )
-    assert _place(primary, x_forwarded_for="192.0.2.9") == near.url + path
-    assert _place(primary, _PATH + "?region=c", x_forwarded_for="203.0.113.1") == far.url + path
+        _wait_place(node, near.url + path)
+    assert _place(primary, forwarded="192.0.2.9") == near.url + path
+    assert _place(primary, _PATH + "?region=c", forwarded="203.0.113.1") == far.url + path
     pip_install(primary.url + _PATH, "app", target=tmp_path / "pip")
     check_installed(tmp_path / "pip")
     assert near.status()["files"]["misses"] > 0
@@ -68,11 +71,13 @@ def test_nearest(nodes: Cluster, tmp_path: Path) -> None:
     assert {one["url"] for one in found["nodes"]} >= {near.url, next_.url, far.url}
     assert all(one["latency_seconds"] > 0 for one in found["nodes"] if one["fresh"])
 
+    config = tmp_path / "pip.conf"
+    _cli("nearest", far.url, "--write", "pip", "--file", str(config), "--index", "root/pypi")
+    assert f"index-url = {near.url[:17]}" in config.read_text()
+
     near.kill()
     for node in (primary, far):
-        eventually(
-            lambda node=node: _place(node) == next_.url + path, _BOUND_SECONDS, "next is nearest"
-        )
+        _wait_place(node, next_.url + path)
     uv_install(far.url + _PATH, "app", target=tmp_path / "uv")
     check_installed(tmp_path / "uv")
     assert next_.status()["files"]["misses"] > 0

@@ -98,12 +98,9 @@ class Primary:
         self.writer = Writer(parts.database, parts.position, FIRST_EPOCH, parts.frontier)
         fence = await parts.pools.heavy.run(read_fence, parts.settings.state_dir)
         self.fencing = Fencing(
-            parts.settings.state_dir,
-            parts.pools.heavy,
-            lambda: self.writer.epoch,
-            parts.position.wake_all,
-            fence,
-        )
+            parts.settings.state_dir, parts.pools.heavy, lambda: self.writer.epoch,
+            parts.position.wake_all, fence,
+        )  # fmt: skip
         self.acks = Acks(parts.reactor, parts.database, self.wish.sync_replicas)
         await self.writer.write(
             "+bootstrap", lambda c: first_changes(c, private, parts.blobs, self.wish.first_start)
@@ -123,14 +120,10 @@ class Primary:
         parts.admission.on_change = lambda: self._nodes_changed(polls, followers)
         self.writer.on_commit, self.writer.guard = self.feed.committed, self.fencing.check
         self.writer.confirm = self.acks.confirm
-        upgrade = PasswordUpgrade(self.writer, parts.blobs, parts.pools.heavy)
-        parts.identity.weak = upgrade.upgrade
+        parts.identity.weak = PasswordUpgrade(self.writer, parts.blobs, parts.pools.heavy).upgrade
         self.triggers = self._triggers()
         self.triggers.start()
-        # All uploads stay: a primary is where others get them from.
-        parts.keeping.start(
-            lambda index: True, lambda: False, FileSources(parts).refetch, self._damaged
-        )
+        self._keep_files()
         self.to_fence = await self._to_fence()
         self.to_fence.start()
         await self._keep_log(Trust(first.log, first.key, parts.secret.secret), signer, followers)
@@ -155,14 +148,7 @@ class Primary:
 
     def _web(self, followers: Followers, log: LogIdentity, signer: LogSigner) -> PrimaryWeb:
         parts = self.parts
-        names = ListRefresher(
-            parts.client, self.writer, parts.database, parts.pools.heavy,
-            parts.settings.state_dir / "scratch", time.time,
-        )  # fmt: skip
-        refresher = UpstreamRefresher(
-            parts.client, self.writer, parts.database, parts.pools.heavy, parts.health, names,
-            time.time,
-        )  # fmt: skip
+        refresher = self._refresher()
         simple, mirror = parts.simple_pages(refresher)
         headers = parts.headers(lambda: log.log)
         files = parts.files(self._sources, refresher.learned)
@@ -196,6 +182,17 @@ class Primary:
             ),
             mirror=mirror, fencing=self.fencing, joining=self._joining(log, signer),
             blobs=parts.blobs, now=time.time,
+        )  # fmt: skip
+
+    def _refresher(self) -> UpstreamRefresher:
+        parts = self.parts
+        names = ListRefresher(
+            parts.client, self.writer, parts.database, parts.pools.heavy,
+            parts.settings.state_dir / "scratch", time.time,
+        )  # fmt: skip
+        return UpstreamRefresher(
+            parts.client, self.writer, parts.database, parts.pools.heavy, parts.health, names,
+            time.time,
         )  # fmt: skip
 
     def _nearest(self, nodes: Nodes) -> Nearest:
@@ -292,6 +289,11 @@ class Primary:
 
     def _sources(self, located: LocatedFile, path: str) -> list[Source]:
         return FileSources(self.parts).asked(located, path)
+
+    def _keep_files(self) -> None:
+        """All uploads stay: a primary is where others get them from."""
+        keeping, refetch = self.parts.keeping, FileSources(self.parts).refetch
+        keeping.start(lambda index: True, lambda: False, refetch, self._damaged)
 
     def _damaged(self, sha256: str) -> None:
         # Small files are kept in memory with their bytes, which may be the damaged ones.

@@ -13,7 +13,7 @@ from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.python import usage
 
-from cluster.agent import Requester, make_direct_agent
+from cluster.agent import Requester, make_node_agent
 from cluster.durable import write_durably
 from cluster.errors import PymirrorError
 from cluster.node import NodeService
@@ -26,6 +26,7 @@ from cluster.web.polls import Polls
 from replica import joining
 from replica.announcing import announced, own_node
 from replica.bootstrap import Bootstrap
+from replica.cosigning import Cosigner
 from replica.filesources import FileSources
 from replica.filesync import LAZY, FileSync, keeper
 from replica.follower import Follower
@@ -91,24 +92,19 @@ class Replica:
     _polls: Polls = field(init=False)
     _files: FileSync = field(init=False)
     _sources: FileSources = field(init=False)
+    _cosigner: Cosigner = field(init=False)
     _siblings: Siblings = field(init=False)
 
     async def start(self) -> ReplicaWeb:
         """Begin to follow, and make the application."""
         parts = self.parts
-        self._agent = make_direct_agent(parts.reactor)
+        self._agent = make_node_agent(parts.reactor)
         http = HTTPClient(cast(Any, self._agent))
         self._client = PrimaryClient(
             self.primary_urls, http, parts.reactor, parts.secret, parts.uuid, time.time
         )
         self._siblings = Siblings(self._client, parts.reactor)
-        self._sources = FileSources(
-            parts, self._client, self._agent, lambda: self.follower.reachable
-        )
-        self._files = FileSync(
-            parts.keeping.hosted, parts.fetcher, self._sources.hosted,
-            lambda: self.follower.reachable, parts.reactor, time.time, self.files_mode,
-        )  # fmt: skip
+        self._make_file_sync()
         secrets = SecretSync(self._client, parts.blobs, parts.pools.heavy)
         self.bootstrap = Bootstrap(
             self._client, parts.database, parts.pools.heavy, parts.settings.state_dir, secrets
@@ -130,6 +126,22 @@ class Replica:
         )
         self._files.start()
         return web
+
+    def _make_file_sync(self) -> None:
+        parts = self.parts
+
+        def reachable() -> bool:
+            return self.follower.reachable
+
+        self._sources = FileSources(parts, self._client, self._agent, reachable)
+        self._files = FileSync(
+            parts.keeping.hosted, parts.fetcher, self._sources.hosted, reachable, parts.reactor,
+            time.time, self.files_mode,
+        )  # fmt: skip
+        self._cosigner = Cosigner(
+            self._client, lambda: (parts.position.serial, self._files.files_position), reachable
+        )
+        self._files.progressed = self._cosigner.tell
 
     def _web(self) -> ReplicaWeb:
         parts = self.parts
@@ -226,6 +238,7 @@ class Replica:
 
     async def stop(self) -> None:
         """Follow no more."""
+        self._cosigner.stop()
         await self._files.stop()
         await self._siblings.stop()
         await self.follower.stop()

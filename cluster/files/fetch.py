@@ -173,6 +173,9 @@ class Fetcher:
         part = part or self._begin(transfer, length)
         part.goes_on(source, body, length)
         transfer.is_mixed, transfer.is_unverified = part.is_mixed, not part.kept
+        if transfer.part is None:
+            # Last: whoever waits wakes now, and looks at the above.
+            transfer.arrives(part)
         try:
             await self._deliver(body, part)
             return await self._keep(transfer, part)
@@ -185,9 +188,7 @@ class Fetcher:
 
     def _begin(self, transfer: Transfer, length: int | None) -> Part:
         sink = self._store.new_sink(transfer.wanted.checkable)
-        part = Part(sink, Arrival(length, sink))
-        transfer.arrives(part)
-        return part
+        return Part(sink, Arrival(length, sink))
 
     async def _deliver(self, body: SourceBody, part: Part) -> None:
         here, length = part.sink.bytes_written, part.arrival.length

@@ -202,3 +202,42 @@ def test_a_cut_upstream_goes_on(nodes: Cluster) -> None:
     (url,) = replica.file_urls("root/pypi", "giant").values()
     assert download(url) == file["hashes"]["sha256"]
     assert upstream.counts()[path] == 2
+
+
+def test_an_acknowledged_upload_is_on_a_replica(nodes: Cluster) -> None:
+    """With --sync-replicas 1 an upload is answered when a full replica has its bytes, at once;
+    then the primary's disk may go."""
+    primary = nodes.primary(None, "--sync-replicas", "1", root_password=ROOT_PASSWORD)
+    full = replica_that_is_told_of(nodes, primary, "full", "--files", "full")
+    primary.put_index("root/dev", ROOT_PASSWORD, type="stage")
+    built = [wheel(f"sure-{n}", "1.0", size=300_000) for n in range(5)]
+    start = time.monotonic()
+    for one in built:
+        assert upload(primary, "root/dev", one).status == 200
+        assert stored(full, one.sha256).read_bytes() == one.data
+    assert time.monotonic() - start < 10
+    primary.kill()
+    shutil.rmtree(primary.state_dir)
+    for one in built:
+        assert http("GET", wait_visible(full, "root/dev", one, 5)).body == one.data
+
+
+def test_nobody_vouches_for_a_file_without_digest(nodes: Cluster) -> None:
+    """With the primary away such a file passes through a replica, marked, and is not kept."""
+    upstream = nodes.upstream()
+    one = wheel("plain", "1.0", size=200_000)
+    upstream.add("nohash", one)
+    primary = nodes.primary(None, root_password=ROOT_PASSWORD)
+    primary.put_index(
+        "root/nohash", ROOT_PASSWORD, type="mirror", mirror_url=f"{upstream.url}/nohash/"
+    )
+    replica = nodes.replica(primary)
+    url = replica.file_urls("root/nohash", "plain")[one.filename]
+    primary.kill()
+    replica.page("root/nohash", "plain")
+    for _ in range(2):
+        answer = http("GET", url)
+        assert (answer.status, answer.body) == (200, one.data)
+        assert answer.headers["x-pymirror-source"] == "upstream-unverified"
+    assert not stored(replica, one.sha256).exists()
+    assert sum(request["path"].endswith(".whl") for request in upstream.requests()) == 2

@@ -47,7 +47,7 @@ class Written:
 
     serial: int
     changed: bool
-    with_files: bool = True
+    with_files: bool = field(default=True, eq=False)
 
 
 @define

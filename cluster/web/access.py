@@ -42,9 +42,16 @@ class Reader:
             require_read(self.who, index, self.project)
 
 
+def is_node(identity: Identity, request: NodeRequest) -> bool:
+    """Whether a node asks for itself: what it passes on for a client has that client's rights.
+
+    Raises AuthenticationRequired for a bad token.
+    """
+    return identity.node(request) is not None and request.header(CLIENT_HEADER) is None
+
+
 async def reader_of(identity: Identity, request: NodeRequest, project: str | None = None) -> Reader:
     """Who reads; wrong credentials count as none."""
-    # What a node passes on for a client has that client's rights.
-    if identity.node(request) is not None and request.header(CLIENT_HEADER) is None:
+    if is_node(identity, request):
         return Reader(project=project, is_node=True)
     return Reader(await identity.reader(request), project)

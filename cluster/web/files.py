@@ -16,14 +16,14 @@ from cluster.errors import Gone, NotFound, UpstreamError
 from cluster.files.fetch import Fetcher, Transfer
 from cluster.files.sources import Source, Wanted
 from cluster.files.store import FileStore
-from cluster.model import DistributionFile
+from cluster.model import DistributionFile, MirrorIndex
 from cluster.names import IndexName
 from cluster.protocol import SOURCE_HEADER
 from cluster.state import links, queries
 from cluster.state.database import Database
 from cluster.state.links import LocatedFile
 from cluster.state.position import Position
-from cluster.web.access import is_public, reader_of
+from cluster.web.access import is_node, is_public, reader_of
 from cluster.web.filebody import send_stored, send_transfer
 from cluster.web.fileplan import IMMUTABLE, FileFacts
 from cluster.web.hotfiles import SMALL_BYTES, HotFile, HotFiles, send_hot
@@ -95,6 +95,9 @@ class Files:
                 self._hot.put(request.path, file)
             if send_hot(request, file, self._store) or await self._send_stored(request, facts):
                 return
+        if _is_elsewhere(located) and not wants_metadata and not is_node(self._identity, request):
+            _send_elsewhere(request, str(located.file.url))
+            return
         transfer = self.fetch(located, request.path.decode("ascii"))
         if sha256 is None:
             # Nobody may cache for ever what nobody has verified.
@@ -229,3 +232,20 @@ def _epoch(upload_time: str | None) -> int | None:
         return int(datetime.fromisoformat(upload_time).timestamp())
     except ValueError:
         return None
+
+
+def _is_elsewhere(located: LocatedFile) -> bool:
+    """Whether clients get a file that is not here from the upstream themselves."""
+    index = located.index
+    wanted = isinstance(index, MirrorIndex) and index.mirror_use_external_urls
+    return wanted and located.file.url is not None
+
+
+def _send_elsewhere(request: NodeRequest, url: str) -> None:
+    """Name the upstream's place of a file, without any password: that is for nodes alone."""
+    request.setResponseCode(302)
+    request.set_common_headers()
+    request.setHeader("Location", url)
+    request.setHeader("Cache-Control", "no-store")
+    request.setHeader("Content-Length", "0")
+    request.finish()

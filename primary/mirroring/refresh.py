@@ -78,6 +78,8 @@ class UpstreamRefresher:
             parse_project, answer.body, answer.content_type, answer.base, project
         )
         serial = page.upstream_serial or answer.serial
+        if index.mirror_ignore_serial_header:
+            serial = None
         if _is_older(serial, answer.url, known, now):
             # A content network may serve yesterday's page; ours is newer (standards C5).
             return failure(known, now, f"upstream went back to its serial {serial}")

@@ -111,3 +111,25 @@ def test_password_of_an_upstream(tmp_path: Path) -> None:
             assert PASSWORD.encode() not in written(node)
         shown = replica.get("/root/priv", accept="application/json").body
         assert PASSWORD not in shown.decode() + json.dumps(replica.status())
+
+
+def test_files_straight_from_upstream(tmp_path: Path) -> None:
+    """With mirror_use_external_urls both nodes send clients to the upstream for files that they
+    do not have, without its password, and go on serving what they have."""
+    with serving(EXPECTED) as upstream, serving(None) as other, Cluster(tmp_path) as cluster:
+        publish(upstream, other)
+        primary = cluster.primary(None, root_password=ROOT_PASSWORD)
+        url = upstream.url.replace("http://", f"http://eve:{PASSWORD}@") + "/simple/"
+        options = {"type": "mirror", "mirror_url": url}
+        primary.put_index("root/here", ROOT_PASSWORD, **options)
+        primary.put_index("root/there", ROOT_PASSWORD, **options, mirror_use_external_urls=True)
+        replica = cluster.replica(primary)
+        for node in (primary, replica):
+            sent = http("GET", node.file_urls("root/there", "here")[ELSEWHERE.filename])
+            assert (sent.status, sent.body) == (302, b"")
+            assert sent.headers["location"] == f"{other.url}/files/{ELSEWHERE.filename}"
+            assert PASSWORD not in str(sent.headers)
+        for node in (primary, replica):
+            assert http("GET", node.file_urls("root/here", "here")[HERE.filename]).status == 200
+            kept = http("GET", node.file_urls("root/there", "here")[HERE.filename])
+            assert (kept.status, kept.body) == (200, HERE.data)

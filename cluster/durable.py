@@ -83,10 +83,11 @@ class SecretBlobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._is_durable = False
 
     def add(self, data: bytes) -> str:
         """Store a blob durably and return its name; call before the entry that names it."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
         name = sha256(data).hexdigest()
         write_durably(self._folder / name, data)
         return name
@@ -101,5 +102,12 @@ class SecretBlobs:
 
     def lost(self, name: str) -> None:
         """Note that nobody has a blob any more: it is empty from now on."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
         write_durably(self._folder / name, b"")
+
+    def _make_folder(self) -> None:
+        if not self._is_durable:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Else a power cut may take the folder away with all that is durable in it.
+            sync_folder(self._folder.parent)
+            self._is_durable = True

@@ -136,7 +136,8 @@ class Maker:
 
     def _write_leaves(self, connection: Connection, frontier: Frontier) -> None:
         for first in range(0, frontier.size, _LEAF_TILES * TILE_WIDTH):
-            tiles = range(first // TILE_WIDTH, first // TILE_WIDTH + _LEAF_TILES)
+            end = min(first + _LEAF_TILES * TILE_WIDTH, frontier.size)
+            tiles = range(first // TILE_WIDTH, -(-end // TILE_WIDTH))
             data = b"".join(changelog.tile(connection, 0, number) for number in tiles)
             self._write(LEAVES, len(data) // 32, data)
 

@@ -8,9 +8,11 @@ import urllib.request
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import define, frozen
 
+from cluster.auth.nodekeys import NodeKey
 from cluster.errors import LogError
 from cluster.log.epochs import Start
 from cluster.protocol import NODE_HEADER, node_token
@@ -31,15 +33,18 @@ class Asked:
 
 @define
 class NodeAnswers:
-    """Asks as the node `uuid`, which knows the cluster's secret; `now` is seconds since 1970."""
+    """Asks as the node `uuid`, which knows the cluster's secret, and has a key of its own if it
+    joined by one; `now` is seconds since 1970.
+    """
 
     _secret: bytes
     _uuid: str
     _now: Callable[[], float]
+    _key: NodeKey | None = None
 
     def ask(self, method: str, url: str, body: object = None) -> Asked:
         """One request; what goes wrong is in the answer."""
-        headers = self._headers("application/json")
+        headers = self._headers(method, url, "application/json")
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
         try:
@@ -53,7 +58,7 @@ class NodeAnswers:
 
     def read(self, url: str, accept: str = "*/*") -> bytes | None:
         """The body of an answer, None unless it is 200; raises LogError when none comes."""
-        request = urllib.request.Request(url, headers=self._headers(accept))  # noqa: S310
+        request = urllib.request.Request(url, headers=self._headers("GET", url, accept))  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=_LONG_SECONDS) as answer:  # noqa: S310
                 body: bytes = answer.read()
@@ -65,7 +70,7 @@ class NodeAnswers:
 
     def digest(self, url: str) -> tuple[str | None, int]:
         """The sha256 and size of what a URL gives, read in pieces; None when it gives nothing."""
-        request = urllib.request.Request(url, headers=self._headers("*/*"))  # noqa: S310
+        request = urllib.request.Request(url, headers=self._headers("GET", url, "*/*"))  # noqa: S310
         total, size = sha256(), 0
         try:
             with urllib.request.urlopen(request, timeout=_LONG_SECONDS) as answer:  # noqa: S310
@@ -76,8 +81,14 @@ class NodeAnswers:
             return None, size
         return total.hexdigest(), size
 
-    def _headers(self, accept: str) -> dict[str, str]:
-        token = node_token(self._secret, self._uuid, self._now())
+    def _headers(self, method: str, url: str, accept: str) -> dict[str, str]:
+        # A node may be reached below a path, which its front takes away.
+        path = urlsplit(url).path
+        path = path[max(0, path.find("/+")) :]
+        if self._key is None:
+            token = node_token(self._secret, self._uuid, self._now())
+        else:
+            token = self._key.token(self._uuid, method, path, self._now())
         return {"Accept": accept, NODE_HEADER: token}
 
     def starts(self, url: str) -> list[Start]:

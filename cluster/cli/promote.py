@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from cluster.auth.nodekeys import KEY_FILE, read_key
 from cluster.cli.asking import Asked, NodeAnswers
 from cluster.errors import PymirrorError
 from cluster.log.epochs import Trust
@@ -68,7 +69,7 @@ def promote(
         with opened(state_dir) as engine:
             mine = standing(engine)
             click.echo(f"this node: epoch {mine.epoch}, serial {mine.serial}")
-            asked = NodeAnswers(secret, (state_dir / "uuid").read_text().strip(), time.time)
+            asked = _asking(state_dir, secret)
             _show_loss(mine, urls, asked)
             if not yes:
                 click.confirm("Promote this node?", abort=True)
@@ -99,7 +100,7 @@ def demote(state_dir: Path, secret_file: Path | None, primary_url: str, yes: boo
         with opened(state_dir) as engine:
             mine = standing(engine)
             trust = Trust(mine.log, mine.key, secret)
-            asked = NodeAnswers(secret, (state_dir / "uuid").read_text().strip(), time.time)
+            asked = _asking(state_dir, secret)
             _require_same_log(asked, url, trust)
             fork = fork_of(mine, asked.starts(url + EPOCHS_PATH), trust)
             lost = 0 if fork is None else max(0, mine.serial - fork.serial + 1)
@@ -154,3 +155,8 @@ def _require_same_log(asked: NodeAnswers, url: str, trust: Trust) -> None:
     expected = identity_proof(trust.secret, nonce, trust.log, trust.key)
     if answer.values.get("log") != trust.log or answer.values.get("proof") != expected:
         raise click.ClickException(f"{url} is not a node of this cluster, or has another log")
+
+
+def _asking(state_dir: Path, secret: bytes) -> NodeAnswers:
+    uuid = (state_dir / "uuid").read_text().strip()
+    return NodeAnswers(secret, uuid, time.time, read_key(state_dir / KEY_FILE))

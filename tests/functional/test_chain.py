@@ -117,7 +117,7 @@ def test_lag_is_behind_the_primary(nodes: Cluster) -> None:
 
 def wait_loop(node: Node) -> None:
     """Wait until a node says that it is in a ring."""
-    eventually(lambda: follower(node).get("state") == "loop", 20, f"{node.name} notices")
+    eventually(lambda: follower(node).get("state") == "loop", 45, f"{node.name} notices")
 
 
 def replaced(node: Node, *urls: str) -> Node:

@@ -23,7 +23,7 @@ from cluster.errors import LogError, PymirrorError
 from cluster.log import changelog
 from cluster.log.changes import Change, Kind, encode
 from cluster.log.epochs import Owner, Start, Trust, start_payload
-from cluster.rollback import roll_back
+from cluster.rollback import orphans_file, roll_back
 from cluster.state import queries
 from cluster.state.apply import apply
 from cluster.state.database import open_engine, writing
@@ -135,10 +135,7 @@ def demote(state_dir: Path, engine: Engine, fork: Start | None) -> Path | None:
     mine = standing(engine)
     orphans = None
     if fork is not None and mine.serial >= fork.serial:
-        with writing(engine) as connection:
-            if changelog.frontier(connection, fork.serial - 1).root != fork.root:
-                raise LogError("the logs differ already before the newer epoch began")
-            orphans = roll_back(connection, fork.serial - 1, state_dir)
+        orphans = _taken_back(state_dir, engine, fork, mine.epoch)
     identity = orjson.dumps({"log": mine.log, "key": mine.key})
     write_durably(state_dir / IDENTITY_FILE, identity)
     key = state_dir / KEY_FILE
@@ -146,3 +143,21 @@ def demote(state_dir: Path, engine: Engine, fork: Start | None) -> Path | None:
         key.replace(state_dir / f"{KEY_FILE}.epoch-{mine.epoch}")
     (state_dir / FENCED_FILE).unlink(missing_ok=True)
     return orphans
+
+
+def _taken_back(state_dir: Path, engine: Engine, fork: Start, epoch: int) -> Path | None:
+    size = fork.serial - 1
+    try:
+        with writing(engine) as connection:
+            if changelog.frontier(connection, size).root != fork.root:
+                raise LogError("the logs differ already before the newer epoch began")
+            return roll_back(connection, size, state_dir)
+    except changelog.Compacted:
+        # What the entries left here say cannot be told without those that are gone: the replica
+        # starts from a snapshot, and the old database stays for the operator.
+        engine.dispose()
+        for ending in ("", "-wal", "-shm"):
+            path = state_dir / f"log.sqlite{ending}"
+            if path.exists():
+                path.replace(state_dir / f"log.sqlite.epoch-{epoch}{ending}")
+        return orphans_file(state_dir, epoch, size)

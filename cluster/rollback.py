@@ -36,12 +36,16 @@ def roll_back(connection: Connection, size: int, folder: Path) -> Path | None:
     if size < 1:
         raise LogError("not even the first entry is common: this is another log")
     epoch = queries.epoch(connection)
-    name = f"orphaned-{epoch.epoch if epoch else 0}-{size}.log"
-    kept = _keep(connection, size, folder / name)
+    kept = _keep(connection, size, orphans_file(folder, epoch.epoch if epoch else 0, size))
     connection.execute(delete(changelog.log).where(changelog.log.c.serial > size))
     _cut_tiles(connection, size)
     rebuild(connection)
     return kept
+
+
+def orphans_file(folder: Path, epoch: int, size: int) -> Path:
+    """Where the entries of an epoch are kept that nobody else has behind the first `size`."""
+    return folder / f"orphaned-{epoch}-{size}.log"
 
 
 def _keep(connection: Connection, size: int, path: Path) -> Path:

@@ -20,9 +20,6 @@ from tests.functional.devpi.servers import (
 )
 from tests.processes import Cluster
 
-# Until the server side of issue 3 is there; empty at its end.
-collect_ignore_glob = [] if os.environ.get("PYMIRROR_WAITING") == "no" else ["test_*.py"]
-
 
 @pytest.fixture(scope="package")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:

@@ -23,6 +23,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer  # type: ignore[attr-defined]
 
 _CONNECT_SECONDS = 10.0
+_CONNECT_NODE_SECONDS = 5.0
 SILENT_SECONDS = 10
 """A node whose machine does not even acknowledge for so long is taken for gone."""
 _PROBE_FROM_SECONDS = 4
@@ -85,7 +86,7 @@ class _Watched:
     def endpointForURI(self, uri: URI) -> Any:
         host = uri.host.decode("ascii")
         endpoint: Any = _WatchedEndpoint(
-            HostnameEndpoint(self._reactor, host, uri.port, timeout=_CONNECT_SECONDS)
+            HostnameEndpoint(self._reactor, host, uri.port, timeout=_CONNECT_NODE_SECONDS)
         )
         if uri.scheme == b"http":
             return endpoint

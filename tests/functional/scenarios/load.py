@@ -96,7 +96,7 @@ class Load:
         )
         with self.history.recorded(one):
             try:
-                answer = _sent(node, built)
+                answer = send(node, built)
             except (OSError, HTTPException):
                 return _LONGEST_RETRY_SECONDS / 4
             one.status, one.serial = answer.status, _serial(answer)
@@ -147,7 +147,8 @@ class Load:
             self.surprises.append(answer)
 
 
-def _sent(node: Node, built: Built) -> Answer:
+def send(node: Node, built: Built) -> Answer:
+    """Upload once, unrecorded."""
     content_type, body = legacy_form(built)
     headers = {**basic("root", ROOT_PASSWORD), "Content-Type": content_type}
     return node.request("POST", f"/{_INDEX}/", body=body, headers=headers, timeout=_ANSWER_SECONDS)

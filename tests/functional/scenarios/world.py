@@ -6,10 +6,12 @@ The test itself, and the clients that it starts, are on the host `client`.
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -36,8 +38,30 @@ class World(Cluster):
         self.lab = lab
         self.load = Load()
         self.report = report
+        self._disks: list[Path] = []
         self.prefix: dict[str, list[str]] = {}
         """What a node's program is started by, such as faketime, by the node's name."""
+
+    def small_disk(self, name: str, size: int) -> None:
+        """The folder of a node that is not made yet gets a disk of its own, of `size` bytes."""
+        folder = self.directory / name
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        subprocess.run(command, check=True)
+        self._disks.append(folder)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.load.stop()
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            for folder in self._disks:
+                subprocess.run(["umount", str(folder)], check=True)
 
     def node(self, name: str, program: str, arguments: list[str], port: int | None = None) -> Node:
         """A node on the host of its name, not started; clients reach it from all hosts."""

@@ -53,7 +53,7 @@ def import_(folder: Path, url: str, user: str, password: str | None, dry_run: bo
         if dry_run:
             tally, broken = _run(console, dump, DryRun(dump))
         else:
-            with _connected(url, user, password) as client:
+            with connected(url, user, password) as client:
                 tally, broken = _run(console, dump, RunningPrimary(client, dump))
     except (InvalidRequest, BrokenOff) as error:
         raise click.ClickException(str(error)) from None
@@ -65,7 +65,8 @@ def import_(folder: Path, url: str, user: str, password: str | None, dry_run: bo
 
 
 @contextmanager
-def _connected(url: str, user: str, password: str | None) -> Iterator[PrimaryClient]:
+def connected(url: str, user: str, password: str | None) -> Iterator[PrimaryClient]:
+    """A client of the primary at a URL, its password asked for if nobody gave it."""
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url {url} does not start with http:// or https://")
     if password is None:

@@ -11,6 +11,7 @@ from cluster.cli.nearest import nearest
 from cluster.cli.node import node
 from cluster.cli.promote import demote, promote
 from cluster.cli.rebuild import rebuild
+from cluster.cli.resubmit import resubmit
 from cluster.cli.snapshot import snapshot
 from cluster.cli.status import status
 from cluster.cli.token import token
@@ -36,6 +37,7 @@ main.add_command(promote)
 main.add_command(nearest)
 main.add_command(node)
 main.add_command(rebuild)
+main.add_command(resubmit)
 main.add_command(snapshot)
 main.add_command(status)
 main.add_command(token)

@@ -59,7 +59,7 @@ class Import:
         """Bring everything; what the target refuses is in the tally."""
         for batch in _batches(self._things()):
             for thing, outcome in zip(batch, self._target.take(batch), strict=True):
-                self._count(thing, outcome)
+                count(self.tally, thing, outcome)
             self._advance(len(batch))
         return self.tally
 
@@ -93,15 +93,17 @@ class Import:
             else:  # what a mirror knows of its upstream, it learns again from there
                 self._advance(1)
 
-    def _count(self, thing: Thing, outcome: Outcome) -> None:
-        what, name = _what(thing), name_of(thing)
-        if outcome.refused is not None:
-            self.tally.skip(what, name, outcome.refused)
-        else:
-            self.tally.add(what, outcome.is_new)
-        self.tally.note(name, outcome.notes)
-        for problem in outcome.problems:
-            self.tally.skip(What.OPTIONS, name, problem)
+
+def count(tally: Tally, thing: Thing, outcome: Outcome) -> None:
+    """Enter what became of a thing into a tally."""
+    what, name = _what(thing), name_of(thing)
+    if outcome.refused is not None:
+        tally.skip(what, name, outcome.refused)
+    else:
+        tally.add(what, outcome.is_new)
+    tally.note(name, outcome.notes)
+    for problem in outcome.problems:
+        tally.skip(What.OPTIONS, name, problem)
 
 
 def name_of(thing: Thing) -> str:

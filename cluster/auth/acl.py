@@ -43,6 +43,11 @@ def owner_of(name: IndexName) -> str:
     return name.partition("/")[0]
 
 
+def _person(who: Principal) -> Principal:
+    # A token for uploads does not let its holder read, but gives no way to what its user may not.
+    return evolve(who, token=None)
+
+
 def _listed(who: Principal, acl: Iterable[str]) -> bool:
     names = set(acl)
     return ANYBODY in names or (who.name is not None and bool({who.name, KNOWN} & names))
@@ -73,14 +78,13 @@ def require_upload(who: Principal, index: HostedIndex, project: str | None = Non
 
     `project` is None while it is not known yet: the rest is checked already then.
     """
+    require_read(_person(who), index)
     if who.token is not None:
         limits = evolve(who.token, projects=()) if project is None else who.token
         if not limits.allows(UPLOAD, index.name, project):
             raise Forbidden(
                 f"this token is not for uploads of {project or 'files'} to {index.name}"
             )
-    else:
-        require_read(who, index)
     if _listed(who, index.acl_upload):
         return
     if who.name is None:
@@ -106,9 +110,8 @@ def require_external_push(who: Principal, index: Index, project: str) -> None:
 
 def require_toxresult(who: Principal, index: Index, project: str) -> None:
     """Uploading a test's result takes being in `acl_toxresult_upload`."""
-    if who.token is None:
-        require_read(who, index)
-    elif not who.token.allows(UPLOAD, index.name, project):
+    require_read(_person(who), index)
+    if who.token is not None and not who.token.allows(UPLOAD, index.name, project):
         raise Forbidden(f"this token is not for test results of {project} on {index.name}")
     acl = index.acl_toxresult_upload if isinstance(index, HostedIndex) else (ANYBODY,)
     if _listed(who, acl):

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from cluster.log.changes import Change, Kind
+from cluster.model import Index
+from cluster.names import IndexName
+from cluster.state import queries
 from tests.devpi_site import DevpiSite, devpi_site
 
 MIRROR = {"type": "mirror", "mirror_url": "http://ann:top%20secret@up.example/simple/"}
@@ -147,6 +151,25 @@ def test_bases_lead_nowhere_back(site: DevpiSite, bob: tuple[str, str]) -> None:
         answer = site.call("PATCH", "/bob/dev", {"bases": [base]}, bob)
         assert answer.status == 400
         assert answer.message == f"base index {base!r} has 'bob/dev' among its own bases"
+
+
+def test_many_bases_are_one_walk(site: DevpiSite, bob: tuple[str, str]) -> None:
+    """Bases that are named again and again, of a long chain, do not hold up all writes."""
+    for number in range(12):
+        below = {"bases": f"bob/c{number - 1}"} if number else {}
+        assert site.call("PUT", f"/bob/c{number}", below, bob).status == 200
+    looked: list[str] = []
+    index = queries.index
+
+    def counted(connection: Connection, name: IndexName) -> Index | None:
+        looked.append(name)
+        return index(connection, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queries, "index", counted)
+        answer = site.call("PUT", "/bob/top", {"bases": ["bob/c11", "bob/c10"] * 100}, bob)
+    assert answer.status == 200
+    assert len(looked) < 40
 
 
 def test_only_new_bases_must_exist(site: DevpiSite, bob: tuple[str, str]) -> None:

@@ -26,8 +26,8 @@ def order(start: Index, get: GetIndex) -> list[Index]:
         index = queue.pop(0)
         (mirrors if isinstance(index, MirrorIndex) else stages).append(index)
         for base in index.bases if isinstance(index, HostedIndex) else ():
-            found = get(base)
-            if found is not None and base not in seen:
+            found = None if base in seen else get(base)
+            if found is not None:
                 seen.add(base)
                 queue.append(found)
     return stages + mirrors

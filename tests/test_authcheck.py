@@ -36,7 +36,7 @@ def test_paths(uri: str, outside: str | None, path: str) -> None:
     "uri",
     ["", "root/dev", "*", "?x", "https://", "/root//dev", "/root/dev/../private/", "/./root",
      "/root/dev/%2e%2e/private", "/root%2Fdev", "/root/dev%5cx", "/x%00y", "/x%0ay", "/%ff",
-     "/root\\dev", "http://[/root/dev"],
+     "/root\\dev", "http://[/root/dev", "//root/dev/+simple/x/#://", "/root/dev#/+api"],
 )  # fmt: skip
 def test_ambiguous_paths(uri: str) -> None:
     """What a front and a node could read in two ways is refused."""

@@ -82,7 +82,8 @@ def original_path(uri: str, outside: str | None) -> str:
     Raises Forbidden for what a front and a node could understand in two ways.
     """
     try:
-        path = urlsplit(uri).path if "://" in uri.partition("?")[0] else uri.partition("?")[0]
+        is_absolute = uri.startswith(("http://", "https://"))
+        path = urlsplit(uri).path if is_absolute else uri.partition("?")[0]
         decoded = unquote(path, errors="strict")
     except ValueError:
         raise Forbidden("the path is not UTF-8") from None
@@ -92,7 +93,8 @@ def original_path(uri: str, outside: str | None) -> str:
         decoded = decoded.removeprefix(prefix)
     if not decoded.startswith("/") or _HIDDEN_SEPARATOR.search(path) or "\\" in decoded:
         raise Forbidden(f"{URI_HEADER} is needed, with the URI that the client asked for")
-    if "//" in decoded or {".", ".."} & set(decoded.split("/")):
+    # Behind "#" nothing is the path for some, all of it for others.
+    if "//" in decoded or "#" in uri or {".", ".."} & set(decoded.split("/")):
         raise Forbidden("the path can be read in two ways")
     return decoded
 

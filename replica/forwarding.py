@@ -86,7 +86,9 @@ class Forwarding:
 
         Without our node token: the client reads what the client may.
         """
-        path, headers = request.uri.decode("ascii"), self._passed(request)
+        path = request.uri.decode("ascii")
+        # Else the primary would take our address for the client's: that may be its own machine.
+        headers = {**self._passed(request), "X-Forwarded-For": self._identity.address(request)}
         work = Deferred.fromCoroutine(self._read("GET", path, headers))
         try:
             return await bounded(work, _READ_SECONDS, self._clock)

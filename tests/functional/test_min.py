@@ -10,7 +10,7 @@ import pytest
 
 from tests.builders import wheel
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots, upload
-from tests.processes import Cluster
+from tests.processes import Cluster, basic
 
 pytestmark = pytest.mark.functional
 
@@ -38,6 +38,14 @@ def test_reads_at_least_that(tmp_path: Path) -> None:
         assert (ahead.status, built.filename in ahead.body.decode()) == (200, True)
         # The primary must see the client, not the node that passes its request on.
         assert replica.get("/root/secret/+simple/", X_Pymirror_Min="999999").status == 401
+        created = primary.request("PUT", "/bare", body=b'{"password": ""}')
+        assert created.status == 201
+        primary.put_index("bare/own", ROOT_PASSWORD, type="stage", acl_pkg_read=["bare"])
+        check_same_roots([primary, replica])
+        # Nor must an empty password count because the node that passes it on is near.
+        far = {**basic("bare", ""), "X-Forwarded-For": "192.0.2.1"}
+        for headers in (far, {**far, "X-Pymirror-Min": "999999"}):
+            assert replica.request("GET", "/bare/own", headers=headers).status == 401
         os.kill(primary.pid, signal.SIGSTOP)
         try:
             assert replica.get(path, X_Pymirror_Min=serial).status == 200

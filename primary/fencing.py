@@ -19,6 +19,7 @@ from cluster.durable import write_durably
 from cluster.errors import InvalidRequest, PymirrorError, Unavailable
 from cluster.promotion import FENCED_FILE
 from cluster.threads import Runner
+from cluster.web.tail import MOST_EPOCH
 
 
 class Superseded(Unavailable):
@@ -60,12 +61,27 @@ def fence_order(body: bytes) -> tuple[int, str | None]:
     """The body of `POST /+node/fence`: epoch, and the new primary's URL; raises InvalidRequest."""
     try:
         values = orjson.loads(body)
-        epoch, url = int(values["epoch"]), values.get("url")
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        epoch, url = values["epoch"], values.get("url")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise InvalidRequest('fence takes {"epoch": …, "url": …}') from None
-    if url is not None and urlsplit(str(url)).scheme not in ("http", "https"):
+    if type(epoch) is not int or not 0 < epoch <= MOST_EPOCH:
+        raise InvalidRequest("epoch is not a number of an epoch")
+    if url is not None and not _is_url(url):
         raise InvalidRequest("url is not an http URL")
     return epoch, url
+
+
+def _is_url(url: object) -> bool:
+    # It goes into a header, and to clients who ask there next.
+    try:
+        return (
+            isinstance(url, str)
+            and url.isascii()
+            and url.isprintable()
+            and urlsplit(url).scheme in ("http", "https")
+        )
+    except ValueError:
+        return False
 
 
 @define
@@ -110,10 +126,16 @@ class Fencing:
 
         Order: from this moment nothing is written here; then the fence is made durable.
         """
-        if epoch <= self._epoch() or (self.fence is not None and self.fence.epoch >= epoch):
+        if epoch <= self._epoch() or not self._is_news(epoch, url):
             return
         self.fence = Fence(epoch, url)
         self._log.error("fenced: {message}", message=self._message)
         self._wake()
         data = orjson.dumps({"epoch": epoch, "url": url})
         await self._threads.run(write_durably, self._state_dir / FENCED_FILE, data)
+
+    def _is_news(self, epoch: int, url: str | None) -> bool:
+        if self.fence is None or self.fence.epoch < epoch:
+            return True
+        # Who asked to be promoted may not have known its URL yet; followers are sent there.
+        return self.fence.epoch == epoch and self.fence.url is None and url is not None

@@ -26,6 +26,8 @@ from cluster.web.request import NodeRequest
 from cluster.web.status import LogIdentity
 
 COMPRESS_FROM_BYTES: Final = 2_048
+MOST_EPOCH: Final = 2**53
+"""One that is larger cannot be kept as JSON: a fence must be durable before it is believed."""
 _PAGES_KEPT: Final = 4
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -115,8 +117,8 @@ def asked(request: NodeRequest, log: str) -> Asked:
         epoch = int(argument(request, b"epoch") or 0)
     except (ValueError, binascii.Error):
         raise InvalidRequest("tail needs from=<size>, root=<base64url> and wait=<s>") from None
-    if start < 0 or not 0 <= wait_seconds <= 3_600:
-        raise InvalidRequest("from or wait is out of range")
+    if start < 0 or not 0 <= wait_seconds <= 3_600 or not 0 <= epoch <= MOST_EPOCH:
+        raise InvalidRequest("from, wait or epoch is out of range")
     accepted = request.header("Accept-Encoding") or ""
     encoding = next((name for name in ("zstd", "gzip") if name in accepted), None)
     return Asked(start, root, epoch, min(wait_seconds, POLL_WAIT_SECONDS), encoding)

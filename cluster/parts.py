@@ -137,6 +137,7 @@ class Parts:
     def simple_pages(self, refresher: Refresher) -> tuple[SimplePages, OnDemand]:
         """The simple API, whose mirrors are refreshed by `refresher`."""
         mirror = OnDemand(refresher, self.local, self.reactor, time.time)
+        self.position.listen(mirror.changed)
         pages = SimplePages(
             self.database, self.position, self.reactor, time.time,
             self.cache, self.lists, mirror, self.unlogged, self.identity,

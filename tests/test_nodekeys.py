@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -74,6 +74,7 @@ def test_a_signed_request_expires(off: int) -> None:
         decides.verify(KEY.token(NODE, "GET", "/", NOW + off), "GET", "/")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_garbage_is_refused(text: str) -> None:
     """Whatever stands in the header, the answer is 401."""

@@ -105,6 +105,7 @@ def _index_removed(connection: Connection, entry: Entry, touched: Touched) -> No
         .values(present=0, serial=entry.serial, status=b"{}", bare_versions=b"[]")
     )
     _touch_heirs(connection, entry)
+    touched.removed.add(index)
     touched.indexes = True
 
 

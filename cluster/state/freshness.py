@@ -92,6 +92,11 @@ def put(connection: Connection, index: IndexName, project: str, value: Freshness
     )
 
 
+def forget_index(connection: Connection, index: IndexName) -> None:
+    """Drop all that is known of an index: one that gets its name later is another one."""
+    connection.execute(delete(table).where(table.c.index_name == index))
+
+
 def forget(connection: Connection, index: IndexName, project: str) -> None:
     """Drop what is known of a project's freshness: its upstream is asked anew."""
     connection.execute(delete(table).where(table.c.index_name == index, table.c.project == project))

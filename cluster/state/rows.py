@@ -22,11 +22,13 @@ class Touched:
     """What entries changed: readers that cached something look here.
 
     `projects` are normalized names, on any index; `indexes` says that users, indexes or their
-    options changed, which can change any page; `lists` are indexes whose project list changed.
+    options changed, which can change any page; `lists` are indexes whose project list changed;
+    `removed` are indexes that were removed, also if they were made again.
     """
 
     projects: set[str] = field(factory=set)
     lists: set[str] = field(factory=set)
+    removed: set[str] = field(factory=set)
     indexes: bool = False
 
 

@@ -17,10 +17,13 @@ from twisted.logger import Logger
 
 from cluster.clock import Clock, bounded
 from cluster.model import MirrorIndex
+from cluster.names import IndexName
 from cluster.singleflight import SingleFlight
 from cluster.state import freshness
 from cluster.state.database import Database
 from cluster.state.freshness import Freshness, Outcome
+from cluster.state.position import Head
+from cluster.state.rows import Touched
 from cluster.upstream.parse import ParsedProject
 from cluster.upstream.urls import project_url
 
@@ -64,6 +67,15 @@ class OnDemand:
     _now: Callable[[], float]
     _running: SingleFlight[tuple[str, str], MirrorAnswer] = field(factory=SingleFlight)
     _absent_seen: int = 0
+
+    def changed(self, head: Head, touched: Touched) -> None:
+        """Forget the answers of indexes that are no more (a `Position` listener)."""
+        for name in touched.removed:
+            forgetting = Deferred.fromCoroutine(self._forget_index(IndexName(name)))
+            forgetting.addErrback(lambda failure: self._log.failure("cannot forget", failure))
+
+    async def _forget_index(self, index: IndexName) -> None:
+        await self._local.write(lambda c: freshness.forget_index(c, index))
 
     async def ensure(self, index: MirrorIndex, project: str) -> MirrorAnswer:
         """See to it that what the state says of a project is fresh enough to be served."""

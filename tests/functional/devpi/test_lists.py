@@ -152,7 +152,6 @@ def test_mirror(devpi: Client, server: Server, account: Account, deployment: Dep
     assert http("GET", url).body == wheel(name, "1.1").data
 
 
-@pytest.mark.xfail(strict=True, reason="what was known of the first mirror's pages stays fresh")
 def test_mirror_made_again(
     server: Server, account: Account, deployment: Deployment, ours: None
 ) -> None:

@@ -46,7 +46,9 @@ class Staging:
     async def _end(self, request: NodeRequest, kind: Kind, index: IndexName, stage: str) -> Reply:
         who = await self._identity.user(request)
         actor = who.name or ":anonymous:"
-        written = await self._writer.write(actor, lambda c: ended(c, who, kind, index, stage))
+        written = await self._writer.write(
+            actor, lambda c: ended(c, who, kind, index, stage), index
+        )
         done = "published" if kind is Kind.STAGE_PUBLISHED else "dropped"
         return json_reply(
             {"message": f"stage {stage} of {index} {done}"},

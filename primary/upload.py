@@ -83,7 +83,7 @@ class Uploads:
             prepared = await self._prepared(form, upload)
         finally:
             await form.abort()
-        written = await self._writer.write(who.name or _ANONYMOUS, prepared.decide)
+        written = await self._writer.write(who.name or _ANONYMOUS, prepared.decide, index)
         headers = {SERIAL_HEADER: str(written.serial)}
         if not written.changed:
             text = f"{prepared.what} was on {index} already, with the same content"

@@ -140,7 +140,7 @@ class ProjectResource:
     ) -> Reply:
         who = await self._identity.user(request)
         wish = Wish(who, index, b"force" in request.args)
-        written = await self._writer.write(str(who.name), lambda c: rule(c, wish))
+        written = await self._writer.write(str(who.name), lambda c: rule(c, wish), index)
         return json_reply(document, headers={SERIAL_HEADER: str(written.serial)})
 
 

@@ -140,7 +140,7 @@ class PushResource:
             actions[:] = push.actions
             return changes
 
-        written = await self._writer.write(wish.who.name or _ANONYMOUS, decide)
+        written = await self._writer.write(wish.who.name or _ANONYMOUS, decide, target)
         return _action_log(actions, {SERIAL_HEADER: str(written.serial)})
 
     async def _push_elsewhere(

@@ -79,7 +79,7 @@ class ToxResults:
             names.append(name)
             return [change]
 
-        written = await self._writer.write(who.name or _ANONYMOUS, decide)
+        written = await self._writer.write(who.name or _ANONYMOUS, decide, tested.index)
         path = f"{quote(tested.index)}/{toxresult_path(tested.link, names[-1])}"
         return json_reply(
             {"type": "toxresultpath", "result": f"{path}#sha256={digests.sha256}"},

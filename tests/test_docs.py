@@ -32,7 +32,8 @@ DOCUMENTS = [
     ROOT / name
     for name in (
         "README.md", "CONTRIBUTING.md", "NEWS.md", "docs/architecture.md", "docs/protocol.md",
-        "docs/status.md", "deploy/README.md",
+        "docs/status.md", "docs/operations.md", "docs/access.md", "docs/from-devpi.md",
+        "docs/push.md", "docs/uploads.md", "deploy/README.md",
     )
 ]  # fmt: skip
 # Their keys are names of indexes and projects.

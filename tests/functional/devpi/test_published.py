@@ -211,4 +211,4 @@ def _pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     if done.returncode:
-        pytest.skip(f"pip's index is out of reach: {done.stderr.decode()[-300:]}")
+        pytest.skip(f"the default upstream is out of reach: {done.stderr.decode()[-300:]}")

@@ -1,0 +1,150 @@
+"""N nodes in one process, thousands of faults: what replication promises holds at every step.
+
+A seed is a run, and failing runs print theirs. ``PYMIRROR_SIMULATION_SECONDS`` plays fresh seeds
+for so long (``make soak``); ``PYMIRROR_SIMULATION_SEED`` plays one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+from sqlalchemy import Connection
+
+from cluster.log.changes import Entry, Kind
+from cluster.state.apply import apply
+from cluster.state.rows import Touched
+from primary.acks import Acks
+from primary.fencing import Fencing
+from replica import taking
+from tests.simulation.history import Violation
+from tests.simulation.machine import Machine
+from tests.simulation.network import Link
+
+SEEDS = (1, 2, 3, 4)
+EXAMPLES = 40
+STEPS = 30
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def play(number: int, examples: int = EXAMPLES) -> None:
+    """Runs that follow from one seed; the first that fails is shown, step by step."""
+    print(f"PYMIRROR_SIMULATION_SEED={number}")
+    made = settings(
+        max_examples=examples, stateful_step_count=STEPS, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink],
+        report_multiple_bugs=False,
+    )  # fmt: skip
+
+    class Seeded(Machine):
+        pass
+
+    seed(number)(Seeded)
+    run_state_machine_as_test(Seeded, settings=made)
+
+
+@pytest.mark.parametrize("number", SEEDS)
+def test_fixed_seeds(number: int) -> None:
+    """R1-R8, R10-R12 hold in the runs that everybody plays."""
+    play(number)
+
+
+def test_fresh_seeds() -> None:
+    """They hold in runs that nobody has played before, for as long as is wanted."""
+    given = os.environ.get("PYMIRROR_SIMULATION_SEED")
+    if given is not None:
+        play(int(given))
+        return
+    until = time.monotonic() + float(os.environ.get("PYMIRROR_SIMULATION_SECONDS", "0"))
+    while True:
+        play(random.SystemRandom().randrange(1 << 32))
+        if time.monotonic() >= until:
+            return
+
+
+@contextmanager
+def played(seed: int = 0, level: int = 1, every: int = 0) -> Iterator[Machine]:
+    """A machine whose rules a test calls itself; its nodes converge at the end."""
+    machine = Machine()
+    machine.begin(seed, level, every)
+    try:
+        yield machine
+    except BaseException:
+        machine.sim.close()
+        raise
+    machine.teardown()
+
+
+# What the simulation has found
+
+
+def test_compaction_inside_a_group() -> None:
+    """The search for entries that are old enough may come upon the middle of a group."""
+    with played() as it:
+        for _ in range(6):
+            it.write("n0", "a group", True, 0.5)
+            it.compact()
+        running = it.member("n0").running
+        assert running is not None
+        assert running.snapshots is not None
+        assert running.snapshots.minimum > 0
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_the_first_blob_survives_a_power_cut(number: int) -> None:
+    """The folder of node-only blobs is durable before the first entry that names one."""
+    with played(number) as it:
+        it.write("n0", "nothing more", True, 2.0)
+        for name in ("n0", "n1"):
+            it.crash(name, True)
+        it.restart()
+        it.wait(2.0)
+
+
+# What it must be able to find
+
+
+def test_it_finds_a_primary_that_ignores_its_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R6: a primary that goes on although a later epoch has begun is caught."""
+    monkeypatch.setattr(Fencing, "check", lambda self: None)
+    with played(level=0) as it:
+        it.wait(2.0)
+        it.promote(True)
+        it.wait(2.0)
+        old = it.member("n0")
+        with pytest.raises(Violation, match="R6"):
+            it.sim.write(old, [], secret=False)
+        it.give_up()
+
+
+def test_it_finds_lost_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R5: an acknowledgement that no replica stands behind is caught."""
+    monkeypatch.setattr(Acks, "holders", lambda self, serial, *, with_files: 9)
+    with played(level=1) as it:
+        it.wait(2.0)
+        for other in ("n1", "n2", "n3"):
+            it.disturb("n0", other, Link.CUT, True)
+        with pytest.raises(Violation, match="R5"):
+            it.write("n0", "a file", False, 2.0)
+        it.give_up()
+
+
+def test_it_finds_wrong_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R1: a replica that applies an entry otherwise than a replay does is caught."""
+
+    def forgetful(connection: Connection, entry: Entry, touched: Touched) -> None:
+        if entry.kind is not Kind.INDEX_SET:
+            apply(connection, entry, touched)
+
+    monkeypatch.setattr(taking, "apply", forgetful)
+    with played() as it:
+        with pytest.raises(Violation, match="R1"):
+            it.write("n0", "an index", False, 12.0)
+        it.give_up()

@@ -306,7 +306,7 @@ def test_listeners_hear_what_was_touched(site: Site) -> None:
     head, touched = heard[-1]
     assert (head.serial, head.epoch, head.time) == (3, EPOCH, TIME)
     assert head.root == site.writer.frontier.root
-    assert touched == Touched({"foo"}, {"root/pypi"}, True)
+    assert touched == Touched({"foo"}, {"root/pypi"}, indexes=True)
 
 
 def test_a_listener_that_breaks(site: Site) -> None:

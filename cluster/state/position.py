@@ -81,6 +81,8 @@ class Position:
             except Exception:
                 self._log.failure("a listener failed at the way back to {serial}",
                                   serial=head.serial)  # fmt: skip
+        # Who waits for news here follows us: it must hear of this at once.
+        self.wake_all()
 
     async def reached(self, serial: int, timeout_seconds: float) -> bool:
         """Wait until `serial` is applied here; False when that takes too long."""

@@ -10,9 +10,7 @@ from cluster.parts import Parts
 from cluster.state.links import LocatedFile
 
 
-def upstream_sources(
-    parts: Parts, located: LocatedFile, *, vouches: bool = False
-) -> list[Source]:
+def upstream_sources(parts: Parts, located: LocatedFile, *, vouches: bool = False) -> list[Source]:
     """The upstream of a mirrored file; nothing for an uploaded one.
 
     `vouches` is whether this node decides what a file without a digest is: the primary alone.

@@ -266,9 +266,7 @@ def makeService(options: Options) -> Service:
     )
 
 
-def _joined(
-    reactor: Any, settings: NodeSettings, urls: list[str], token_file: str | None
-) -> Parts:
+def _joined(reactor: Any, settings: NodeSettings, urls: list[str], token_file: str | None) -> Parts:
     if not joining.has_joined(settings.state_dir):
         token = joining.token_text(token_file, os.environ)
         if token is not None:

@@ -11,7 +11,10 @@ from twisted.internet.defer import Deferred
 
 from cluster.files.fetch import Fetcher
 from cluster.files.sources import BodySink, Source, SourceError, Wanted
+from cluster.log import changelog
 from cluster.log.changes import Change, Kind
+from cluster.rollback import roll_back
+from cluster.state import queries
 from replica.filesync import FULL, MOST_AT_ONCE, MOST_BESIDE_CLIENTS, FileSync, keeper
 from tests.fakes import as_clock
 from tests.indexed import DEV, OTHER
@@ -214,4 +217,24 @@ async def test_a_start_finds_what_is_missing(tmp_path: Path) -> None:
         made = syncing(it, "lazy")
         assert made.sync.missing == 1
         assert made.sync.checked_serial == it.node.at.serial
+        await made.sync.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_rolled_back_log_is_looked_at_again(tmp_path: Path) -> None:
+    """Files of entries that took the serials of others are missed: none is vouched for unseen."""
+    async with site(tmp_path) as it:
+        made = syncing(it, "lazy")
+        common = it.node.at.serial
+        await it.add(b"old")
+        it.node.log(uploaded("one", b"old"), uploaded("two", b"old"))
+        it.pass_time(3, 0.5)
+        assert made.sync.files_position == common + 2
+        await it.node.database.write(lambda c: roll_back(c, common, tmp_path))
+        it.node.frontier = await it.node.database.read(changelog.frontier)
+        it.node.at.rewind(await it.node.database.read(queries.head))
+        assert made.sync.files_position == common
+        it.node.log(uploaded("one", b"new"), uploaded("two", b"new"))
+        it.pass_time(3, 0.5)
+        assert (made.sync.files_position, made.sync.missing) == (common, 1)
         await made.sync.stop()

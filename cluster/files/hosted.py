@@ -101,6 +101,7 @@ class HostedFiles:
     _timer: Delayed | None = None
     _has_failed: bool = False
     _current_at: float = 0.0
+    _rewinds: int = 0
     _looking: Deferred[None] | None = None
     _stopped: bool = False
 
@@ -149,6 +150,12 @@ class HostedFiles:
         self._rescan_at = min(self._rescan_at, max(soon, self._clock.seconds()))
 
     def _moved(self, head: Head, touched: Touched) -> None:
+        here = self._position.serial
+        if head.serial > here:
+            # Taken back: other entries will have these serials, and their files are not known.
+            self._rewinds += 1
+            self.serial = min(self.serial, here)
+            self.files_position = min(self.files_position, here)
         self._look()
 
     def _look(self) -> None:
@@ -183,7 +190,7 @@ class HostedFiles:
             self._timer = self._clock.callLater(seconds, self._look)
 
     async def _up_to_date(self) -> None:
-        head, since = self._position.serial, self.serial
+        head, since, rewinds = self._position.serial, self.serial, self._rewinds
         current_at = self._clock.seconds()
         is_due = self._clock.seconds() >= self._rescan_at
         if is_due or (head - since > _MOST_ENTRIES and since):
@@ -201,6 +208,8 @@ class HostedFiles:
             self.missing, self.missing_kept = await self.local.read(_count)
             self._counted_at = now
         first = await self.local.read(_first_missing)
+        if rewinds != self._rewinds:
+            return  # what was read is of a history that is no more; the next look is due
         self.serial, self._current_at = max(self.serial, head), current_at
         self.files_position = self.serial if first is None else min(first - 1, self.serial)
         for listener in self.listeners:

@@ -127,5 +127,6 @@ class RequestStream:
             self._on_discarded.callback(None)
 
     def _fail(self) -> None:
-        if not self._done.called:
+        # Of a whole body nothing broke, and `deliver` does not wait for what comes of it.
+        if not self._done.called and not self.ended:
             self._done.errback(InvalidRequest("the connection broke inside the request's body"))

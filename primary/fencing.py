@@ -64,7 +64,7 @@ def fence_order(body: bytes) -> tuple[int, str | None]:
         epoch, url = values["epoch"], values.get("url")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise InvalidRequest('fence takes {"epoch": …, "url": …}') from None
-    if type(epoch) is not int or not 0 < epoch <= MOST_EPOCH:
+    if type(epoch) is not int or not 0 <= epoch <= MOST_EPOCH:
         raise InvalidRequest("epoch is not a number of an epoch")
     if url is not None and not _is_url(url):
         raise InvalidRequest("url is not an http URL")

@@ -16,7 +16,7 @@ def test_good_orders() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"{}", b'{"epoch": 1e30}', b'{"epoch": "2"}', b'{"epoch": true}', b'{"epoch": 0}',
+    [b"", b"[]", b"{}", b'{"epoch": 1e30}', b'{"epoch": "2"}', b'{"epoch": true}', b'{"epoch": -1}',
      b'{"epoch": 9223372036854775807}', b'{"epoch": 2, "url": 5}', b'{"epoch": 2, "url": "new"}',
      b'{"epoch": 2, "url": "http://x\\r\\nA: b"}', b'{"epoch": 2, "url": "http://["}'],
 )  # fmt: skip

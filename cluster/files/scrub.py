@@ -43,7 +43,7 @@ ROUND_SECONDS: Final = 7 * 86_400.0
 QUARANTINE: Final = "quarantine"
 HINT: Final = (
     "no other node and no upstream could give these files again yet: start the replicas that are "
-    "down, or put good copies back (pymirror upload, or the file itself into the store); what was "
+    "down, or put good copies back (upload them again, or copy each into the store); what was "
     "found damaged is in the folder files/quarantine. Then see to this machine's disk"
 )
 _IDLE_SECONDS = 60.0
@@ -113,8 +113,10 @@ class Scrub:
         while not self._stopped:
             try:
                 seconds = await self._step()
-            except OSError:
-                self._log.failure("the scrub cannot read the store")
+            except CancelledError:
+                raise
+            except Exception:  # a full disk, or a locked account: it must not end for that
+                self._log.failure("the scrub cannot go on now; trying again")
                 seconds = _IDLE_SECONDS
             await self._sleep(seconds)
 

@@ -116,8 +116,8 @@ def open_manifest(raw: bytes, name: str, trust: Trust) -> Manifest:
         raise LogError(f"that is not a snapshot's manifest signed by {name}")
     manifest = _decode(text)
     key = LogKey(name, base64.b64decode(_owner(manifest, trust)))
-    signature = base64.b64decode(match["value"] + b"==")
     try:
+        signature = base64.b64decode(match["value"] + b"==")
         if signature[:4] != key.key_hash:
             raise LogError(f"the snapshot's manifest is not signed by {name}'s present key")
         Ed25519PublicKey.from_public_bytes(key.public).verify(signature[4:], _DOMAIN + text)

@@ -77,7 +77,7 @@ def existing(root: Path, signer: LogSigner, trust: Trust, connection: Connection
         except (OSError, LogError) as error:
             _log.info("{folder} is no snapshot of this log: {error}",
                       folder=str(folder), error=str(error))  # fmt: skip
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     return sorted(found, key=lambda snapshot: snapshot.serial)
 
 

@@ -210,5 +210,8 @@ def _hosted(connection: Connection, index: IndexName) -> None:
 def _is_as_first_made(connection: Connection, table: Table, name: str) -> bool:
     """Whether nobody has changed a user or an index since the first start made it."""
     serial = connection.execute(select(table.c.serial).where(table.c.name == name)).scalar_one()
-    entry = next(changelog.entries(connection, serial - 1, 1), None)
+    try:
+        entry = next(changelog.entries(connection, serial - 1, 1), None)
+    except changelog.Compacted:
+        return False  # nobody can tell any more: what is here stays
     return entry is not None and entry.actor == FIRST_START

@@ -5,7 +5,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: cluster test test-all-pythons lint bench clean
+.PHONY: cluster test test-all-pythons soak lint bench clean
 
 cluster: $(VENV)/installed
 	$(RUN)/pymirror cluster $(ARGS)
@@ -16,6 +16,14 @@ test: $(VENV)/installed-test
 # The whole suite on every Python from 3.11 on that is installed here.
 test-all-pythons:
 	deploy/test-all-pythons $(ARGS)
+
+# Faults for hours instead of minutes: fresh seeds, every crash point, a hundred kills.
+SOAK_SECONDS ?= 3600
+soak: $(VENV)/installed-test
+	PYMIRROR_SOAK=1 PYMIRROR_SIMULATION_SECONDS=$(SOAK_SECONDS) PYMIRROR_TEST_KILLS=100 \
+	$(RUN)/python -m pytest --timeout 14400 tests/test_simulation.py \
+	tests/functional/test_crash_points.py tests/functional/test_power_cut.py \
+	tests/functional/scenarios $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(RUN)/ruff check .

@@ -31,7 +31,9 @@ SEEDS = (1, 2, 3, 4)
 EXAMPLES = 40
 STEPS = 30
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SECONDS = float(os.environ.get("PYMIRROR_SIMULATION_SECONDS", "0"))
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + SECONDS)]
 
 
 def play(number: int, examples: int = EXAMPLES) -> None:
@@ -62,7 +64,7 @@ def test_fresh_seeds() -> None:
     if given is not None:
         play(int(given))
         return
-    until = time.monotonic() + float(os.environ.get("PYMIRROR_SIMULATION_SECONDS", "0"))
+    until = time.monotonic() + SECONDS
     while True:
         play(random.SystemRandom().randrange(1 << 32))
         if time.monotonic() >= until:

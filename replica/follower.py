@@ -115,9 +115,9 @@ class Follower:
             try:
                 await self._step()
             except Exception as error:
-                self._failed(error)
                 if self.stopping():  # whatever the cancelled wait was turned into
                     return
+                self._failed(error)
                 await self._pause(delay_seconds(self.following, self._chance))
 
     def _failed(self, error: Exception) -> None:

@@ -59,6 +59,8 @@ from replica.via import check_chain, nodes_of
 # pip waits 15 s for a page: a primary that hangs must leave time to go elsewhere.
 _ANSWER_SECONDS = 10.0
 _SMALL_BYTES = 64 << 10
+# Less than that cannot be why a token was refused.
+_CLOCK_SECONDS = 60.0
 _EPOCHS_BYTES = 1 << 20
 _MOST_CANDIDATES = 16
 _ADVICE = {
@@ -150,8 +152,6 @@ class PrimaryClient:
             raise LogError(f"{self.url}: {error}") from error
         except Exception as error:
             raise Unreachable(f"{self.url}: {explain(error)}") from error
-        if answer.status == 401 and NODE_HEADER in headers:
-            self._learn_clock(answer.response)
         return answer
 
     async def _ask(
@@ -165,7 +165,27 @@ class PrimaryClient:
     ) -> Response:
         """Send a request, whose body may be bytes or an IBodyProducer; the caller reads the
         response. Redirects are not followed: they would carry our credentials away.
+
+        When the primary says 401 because our clocks are apart, it is asked again by its own;
+        raises Unreachable when that is not possible, because the body is a stream.
         """
+        offset = self._secret.offset_seconds
+        response = await self._send(method, path, headers, body)
+        if response.code != 401 or NODE_HEADER not in headers:
+            return response
+        self._learn_clock(response)
+        # It may have been learned from another answer meanwhile.
+        is_why = abs(self._secret.offset_seconds - offset) > _CLOCK_SECONDS
+        if not is_why:
+            return response
+        await read_body(response, _SMALL_BYTES)
+        if not (body is None or isinstance(body, bytes)):
+            raise Unreachable(f"{self.url}: the clocks are apart; try again")
+        return await self._send(method, path, headers, body)
+
+    async def _send(
+        self, method: str, path: str, headers: Mapping[str, str], body: Any
+    ) -> Response:
         bound = self.headers(method, path) if NODE_HEADER in headers else {}
         named = {"User-Agent": USER_AGENT, **headers, **bound}
         raw = {name: [value] for name, value in named.items()}

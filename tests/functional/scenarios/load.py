@@ -71,7 +71,7 @@ class Load:
         goal = len(self.history.acked()) + count
 
         def enough() -> bool:
-            assert self.surprises == []
+            assert self.surprises == [], self.surprises[:3]
             return len(self.history.acked()) >= goal
 
         eventually(enough, seconds, f"{count} more uploads")

@@ -102,7 +102,7 @@ def test_promotion_while_cut(world: World) -> None:
             tries = pool.submit(twine_until_taken, r2, TWINED, world.directory / "dist")
             new = promoted(world, r1)
             world.load.upload_to("at-new", lambda: new)
-            assert tries.result(60) > 1
+            assert tries.result(60)
         wait_visible(new, INDEX, TWINED, 5)
         world.load.wait_acked(10)
         assert old.status()["fenced"] is None
@@ -113,6 +113,8 @@ def test_promotion_while_cut(world: World) -> None:
         assert answer.status == 503
         assert answer.headers["x-pymirror-primary"] == new.url
         world.load.wait_acked(5)
+    waited = [o for o in world.load.history.operations if o.session == "through-r2"]
+    assert 503 in [o.status for o in waited]
     late = [o for o in world.load.history.acked() if o.session == "at-old" and o.began > fenced]
     assert late == []
     world.converged([new, r2], healed)

@@ -118,7 +118,7 @@ class World(Cluster):
         logs = [log_of(final), *orphaned(self.directory, final)]
         found = judge(history.operations, logs, roots)
         assert found == [], "\n".join(f"{f.rule}: {f.what}" for f in found[:5])
-        assert self.load.surprises == []
+        assert self.load.surprises == [], self.load.surprises[:3]
         self.report("operations", len(history.operations))
         self.report("acked", len(history.acked()))
 

@@ -23,5 +23,13 @@ provenance    what came with files by PEP 740
 stages        uploads that wait to be published together
 log       checkpoint and tiles
 status    /+status and /+ready; statusview leaves out what is not for the one who asks
+          rootpassword, devpistatus: parts of it; metrics: GET /+metrics
+nearest   GET /+nearest
+access    what the sender of a request may read
+headers   what every answer says of this node; outside: by which URL clients reach it
+tail, polls   what serving the log has in common on both kinds of node
+nodefiles, fingerprints   what nodes ask each other: files, digests of the state
+toxtarget     which requests bring a test's result
+paths     what only the primary answers
 routes    the routes that both kinds of node have
 """

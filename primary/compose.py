@@ -109,7 +109,8 @@ class Primary:
         first, epoch = epochs[0], epochs[-1]
         self.writer.epoch = epoch.epoch
         signer = signer_for(private, epoch)
-        followers = Followers(parts.position, time.time, Remembered(parts.local, time.time))
+        memory = Remembered(parts.local, time.time)
+        followers = Followers(parts.position, time.time, memory, parts.token_uses.heard)
         await followers.load()
         polls = Polls(parts.position)
         self.feed = Feed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -15,7 +15,7 @@ from cluster.state.position import Head, Position
 from cluster.state.rows import Touched
 from cluster.upstream.health import iso
 from primary.remembered import FORGET_SECONDS, Remembered
-from primary.reports import read_report
+from primary.reports import read_report, read_uses
 
 DIVERGED: Final = "diverged"
 _MOST = 1_000
@@ -44,11 +44,15 @@ class Replica:
 
 @define
 class Followers:
-    """Every replica heard of in the last 30 days, with its last report."""
+    """Every replica heard of in the last 30 days, with its last report.
+
+    `on_uses` hears when API tokens were used on replicas.
+    """
 
     _position: Position
     _now: Callable[[], float]
     _memory: Remembered | None = None
+    _on_uses: Callable[[Mapping[str, float]], None] = lambda uses: None
     _replicas: dict[str, Replica] = field(factory=dict)
     _commits: deque[tuple[int, float]] = field(factory=lambda: deque(maxlen=_COMMITS))
 
@@ -69,6 +73,7 @@ class Followers:
         Returns what is understood of it.
         """
         now, said = self._now(), read_report(header)
+        self._on_uses(read_uses(header))
         before = self._replicas.get(node)
         if before is None and len(self._replicas) >= _MOST:
             self.forget(min(self._replicas, key=lambda uuid: self._replicas[uuid].at))

@@ -19,6 +19,7 @@ from cluster.networks import MOST_NETWORKS, parse_network
 
 MOST_CHARACTERS: Final = 4_096
 _MOST: Final = 2**53
+_MOST_USES: Final = 100
 _END_OF_TIME: Final = 253_402_300_800.0
 
 Check = Callable[[Any], Any]
@@ -99,9 +100,22 @@ _FIELDS: Final[Mapping[str, Check]] = {
 
 def read_report(header: str | None) -> dict[str, Any]:
     """The fields of the header X-Pymirror-Replica that are understood, null for the others."""
+    said = _object(header)
+    return {name: check(said.get(name)) for name, check in _FIELDS.items()}
+
+
+def read_uses(header: str | None) -> dict[str, float]:
+    """When API tokens were used there lately, by id, in seconds since 1970."""
+    said = _object(header).get("token_uses")
+    if not isinstance(said, dict):
+        return {}
+    uses = {str(token)[:16]: _time(at) for token, at in list(said.items())[:_MOST_USES]}
+    return {token: at for token, at in uses.items() if at is not None}
+
+
+def _object(header: str | None) -> dict[str, Any]:
     try:
         said = orjson.loads((header or "{}")[:MOST_CHARACTERS])
     except orjson.JSONDecodeError:
-        said = {}
-    said = said if isinstance(said, dict) else {}
-    return {name: check(said.get(name)) for name, check in _FIELDS.items()}
+        return {}
+    return said if isinstance(said, dict) else {}

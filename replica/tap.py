@@ -205,6 +205,7 @@ class Replica:
             "files_missing": self._files.missing,
             "files_position": self._files.files_position,
             "cache_bytes": self.parts.store.counters.bytes,
+            "token_uses": self.parts.token_uses.recent(),
         }
 
     def _not_ready(self) -> str | None:

@@ -27,7 +27,9 @@ table = Table(
 )
 
 WRITE_SECONDS: Final = 60.0
+RECENT_SECONDS: Final = 90.0
 _MOST_IN_MEMORY = 10_000
+_MOST_TOLD = 40
 
 
 @define
@@ -54,9 +56,24 @@ class TokenUses:
         work = Deferred.fromCoroutine(self._database.write(lambda c: _put(c, token, now)))
         work.addErrback(self._failed)
 
+    def recent(self) -> dict[str, int]:
+        """What was used here within the last RECENT_SECONDS: for the primary to hear of."""
+        now = self._now()
+        found = [(at, token) for token, at in self._used.items() if 0 <= now - at < RECENT_SECONDS]
+        return {token: int(at) for at, token in sorted(found)[-_MOST_TOLD:]}
+
+    def heard(self, uses: Mapping[str, float]) -> None:
+        """Another node says what was used there; kept in memory only."""
+        latest = self._now() + RECENT_SECONDS
+        for token, at in uses.items():
+            full = token not in self._used and len(self._used) >= _MOST_IN_MEMORY
+            if not full and self._used.get(token, 0.0) < at <= latest:
+                self._used[token] = at
+
     async def last(self) -> Mapping[str, float]:
-        """When each token was last used here, in seconds since 1970, by id."""
-        return {**await self._database.read(_all), **self._used}
+        """When each token was last used, as far as is known here: seconds since 1970, by id."""
+        written = await self._database.read(_all)
+        return {t: max(written.get(t, 0.0), self._used.get(t, 0.0)) for t in written | self._used}
 
     async def forget(self, token: str) -> None:
         """A token is no more."""

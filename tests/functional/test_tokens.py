@@ -384,3 +384,25 @@ def test_uv_trusted_publishing(site: Site, tmp_path: Path) -> None:
     eventually(
         lambda: built.filename in site.primary.file_urls("root/dev", "trusted-uv"), 2, "the file"
     )
+
+
+def test_last_use_on_a_replica(tmp_path: Path) -> None:
+    """A token that is used at a replica alone is listed with that use by the primary."""
+    with Cluster(tmp_path) as cluster:
+        primary = cluster.primary(None, root_password=ROOT_PASSWORD)
+        primary.put_index("root/dev", ROOT_PASSWORD, type="stage", acl_pkg_read=["root"])
+        replica = cluster.replica(primary)
+        body = json.dumps({"actions": ["read"]}).encode()
+        key = basic("root", ROOT_PASSWORD)
+        made = primary.request("POST", "/+tokens", body=body, headers=key).json()["result"]
+        replica.wait_serial(primary.status()["serial"])
+        token = basic("__token__", made["token"])
+        assert replica.request("GET", "/root/dev/+simple/", headers=token).status == 200
+        # The next poll says so; a change brings it about at once.
+        primary.put_index("root/other", ROOT_PASSWORD, type="stage")
+
+        def last_used() -> object:
+            (listed,) = primary.request("GET", "/+tokens", headers=key).json()["result"]
+            return listed["last_used"]
+
+        eventually(last_used, 10, "the use is known at the primary")

@@ -156,8 +156,16 @@ def _taken_back(state_dir: Path, engine: Engine, fork: Start, epoch: int) -> Pat
         # What the entries left here say cannot be told without those that are gone: the replica
         # starts from a snapshot, and the old database stays for the operator.
         engine.dispose()
-        for ending in ("", "-wal", "-shm"):
-            path = state_dir / f"log.sqlite{ending}"
-            if path.exists():
-                path.replace(state_dir / f"log.sqlite.epoch-{epoch}{ending}")
+        _put_away(state_dir, f"epoch-{epoch}.sqlite")
         return orphans_file(state_dir, epoch, size)
+
+
+def _put_away(state_dir: Path, name: str) -> None:
+    # Not as log…: what begins so, a replica deletes once it has another database.
+    link = state_dir / "log.sqlite"
+    file = link.resolve()  # a snapshot's database is behind a symbolic link
+    for ending in ("", "-wal", "-shm"):
+        path = file.with_name(file.name + ending)
+        if path.exists():
+            path.replace(state_dir / f"{name}{ending}")
+    link.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from cluster.state.apply import apply, digest
 from cluster.state.database import open_engine, writing
 from cluster.state.rows import Touched
 from cluster.state.upgrade import bring_up_to_date
+from replica.loading import remove_old
 from tests.fakes import LOG, START, engine, entries, user_set
 
 
@@ -116,5 +117,6 @@ def test_demotion_of_a_compacted_log(tmp_path: Path) -> None:
     assert kept is not None
     assert len(kept.read_bytes().splitlines()) == 10
     assert not (tmp_path / "log.sqlite").exists()
-    assert (tmp_path / "log.sqlite.epoch-1").exists()
+    remove_old(tmp_path)
+    assert (tmp_path / "epoch-1.sqlite").exists(), "also when the replica tidies up"
     assert LOG in (tmp_path / IDENTITY_FILE).read_text()

@@ -37,7 +37,6 @@ table = Table(
     Column("mended_at", Float),
 )
 
-DEFAULT_RATE: Final = 10_000_000
 ROUND_SECONDS: Final = 7 * 86_400.0
 """A file is re-hashed when that was last done longer ago than this."""
 QUARANTINE: Final = "quarantine"

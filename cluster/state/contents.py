@@ -9,9 +9,9 @@ import orjson
 from attrs import frozen
 from sqlalchemy import Connection, Table, select
 
-from cluster.model import DistributionFile, Index
+from cluster.model import DistributionFile
 from cluster.names import IndexName, NormalizedName, display_version
-from cluster.state.schema import docs, files, listing, projects, releases, toxresults
+from cluster.state.schema import docs, files, projects, releases, toxresults
 
 LinkLog = list[dict[str, Any]]
 """devpi's log of a link: who uploaded, overwrote or pushed it, and when (devpi-api §6)."""
@@ -121,17 +121,6 @@ def display_name(connection: Connection, where: Where) -> str | None:
     return connection.execute(
         select(projects.c.display).where(*_of(projects, where, "name"), projects.c.present == 1)
     ).scalar()
-
-
-def own_projects(connection: Connection, index: Index) -> list[str]:
-    """The normalized names that an index itself has or, for a mirror, its upstream lists."""
-    found: set[str] = set()
-    for table in (projects, listing):
-        statement = select(table.c.name).where(
-            table.c.index_name == index.name, table.c.present == 1
-        )
-        found.update(connection.execute(statement).scalars())
-    return sorted(found)
 
 
 def _of(table: Table, where: Where, column: str = "project") -> tuple[Any, Any]:

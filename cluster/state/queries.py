@@ -270,17 +270,6 @@ def lists_anything(connection: Connection, name: IndexName) -> bool:
     )
 
 
-def hosted_digests(connection: Connection) -> Iterator[str]:
-    """The sha256 of every uploaded file, streamed."""
-    statement = (
-        select(files.c.body)
-        .join(indexes, indexes.c.name == files.c.index_name)
-        .where(indexes.c.type == "stage")
-    )
-    for body in connection.execution_options(yield_per=1_000).execute(statement).scalars():
-        yield orjson.loads(body)["hashes"]["sha256"]
-
-
 def projects_changed(
     connection: Connection, names: list[IndexName], after: int, upto: int
 ) -> list[tuple[str, int]]:

@@ -61,6 +61,11 @@ class ToFence:
 
     def _failed(self, failure: object) -> None:
         self._log.error("cannot fence: {failure}", failure=failure)
+        self._again_later()
+
+    def _again_later(self) -> None:
+        if self._left and not self._stopped:
+            self._timer = self._clock.callLater(_EVERY_SECONDS, self.start)
 
     async def _tell(self) -> None:
         for url in list(self._left):
@@ -68,8 +73,7 @@ class ToFence:
                 self._left.remove(url)
                 lines = "".join(f"{one}\n" for one in self._left).encode()
                 await self._threads.run(write_durably, self._state_dir / FENCE_FILE, lines)
-        if self._left and not self._stopped:
-            self._timer = self._clock.callLater(_EVERY_SECONDS, self.start)
+        self._again_later()
 
     async def _fenced(self, url: str) -> bool:
         body = orjson.dumps({"epoch": self._epoch(), "url": self._url})

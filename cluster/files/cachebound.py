@@ -49,11 +49,15 @@ class CacheBound:
     evicted_bytes: int = 0
     _timer: Delayed | None = None
     _checked: tuple[int, int] | None = None
+    _checking: Deferred[None] | None = None
 
     def start(self) -> None:
         """Look now, and again every few seconds."""
         self._timer = self._clock.callLater(CHECK_SECONDS, self.start)
-        Deferred.fromCoroutine(self.check()).addErrback(
+        if self._checking is not None and not self._checking.called:
+            return  # two at a time would count what both take away twice
+        self._checking = Deferred.fromCoroutine(self.check())
+        self._checking.addErrback(
             lambda failure: self._log.failure("bounding the cache failed", failure)
         )
 

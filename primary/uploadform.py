@@ -65,9 +65,11 @@ class Form(Protocol):
 
 def action_of(form: Form) -> Action:
     """What the form asks for; raises InvalidRequest."""
-    said = form.fields.get(":action", [""])[0]
+    said, *more = form.fields.get(":action") or [""]
     if not said:
         raise InvalidRequest("the field :action is missing")
+    if more:
+        raise InvalidRequest("the form has more than one :action")
     try:
         return Action(said)
     except ValueError:

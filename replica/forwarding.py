@@ -15,7 +15,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer  # type: ignore[attr-defined]
 
 from cluster.clock import Clock, bounded
-from cluster.errors import NotFound, Unavailable
+from cluster.errors import InvalidRequest, NotFound, Unavailable
 from cluster.names import IndexName
 from cluster.protocol import CLIENT_HEADER, PRIMARY_HEADER, SERIAL_HEADER, VIA_HEADER
 from cluster.state.position import Position
@@ -157,6 +157,8 @@ class Forwarding:
         self, method: str, path: str, headers: Mapping[str, str], body: object
     ) -> Reply:
         response = await self._client.send(method, path, headers, body)
+        if isinstance(body, _Streamed):
+            body.answered = True
         return await self._relayed(response, await read_body(response, _ANSWER_BYTES))
 
     async def _relayed(self, response: Any, body: bytes) -> Reply:
@@ -192,12 +194,24 @@ class _Streamed:
 
     _stream: RequestStream
     length: object = field(init=False)
+    answered: bool = False
+    """Whether the primary's answer is here, so that the rest of the body is of no use."""
 
     def __attrs_post_init__(self) -> None:
         self.length = UNKNOWN_LENGTH if self._stream.length is None else self._stream.length
 
     def startProducing(self, consumer: Any) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._stream.deliver(consumer))
+        return Deferred.fromCoroutine(self._deliver(consumer))
+
+    async def _deliver(self, consumer: Any) -> None:
+        try:
+            await self._stream.deliver(consumer)
+        except InvalidRequest:
+            if not self.answered:
+                raise
+            # A client that read the refusal and hung up. Twisted would log both an error and too
+            # short a body here: the primary closes this connection, and that ends it.
+            await Deferred()
 
     def pauseProducing(self) -> None:
         self._stream.pauseProducing()

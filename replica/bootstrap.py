@@ -138,6 +138,9 @@ class Bootstrap:
     async def _run(self, trust: Trust, at: Frontier, later: Sequence[Start]) -> Started:
         serial = await self._newest(at.size)
         if serial is None:
+            # Ask for entries again: who said that they are gone may have been wrong, and another
+            # candidate may have them.
+            self._demanded, self._extending = False, None
             raise Unreachable(f"{self._client.url} has no snapshot for us yet")
         manifest, folder = await self._manifest(serial, trust)
         if manifest.epoch < max((start.epoch for start in later), default=0):

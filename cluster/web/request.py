@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote_to_bytes
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from twisted.web.http import datetimeToString
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -223,6 +224,8 @@ class NodeRequest(Request):
     def set_common_headers(self) -> None:
         """Headers that every answer has, as they are now."""
         self.setHeader("Server", "pymirror")
+        # Twisted sets it when it routes, which an upload never comes to; nodes compare clocks.
+        self.setHeader("Date", datetimeToString())
         serial = {} if self.as_of is None else serial_headers(self.as_of)
         for name, value in {**self.node.common_headers(), **serial}.items():
             self.setHeader(name, value)

@@ -24,6 +24,7 @@ soak: $(VENV)/installed-test
 	$(RUN)/python -m pytest --timeout 14400 tests/test_simulation.py \
 	tests/functional/test_crash_points.py tests/functional/test_power_cut.py \
 	tests/functional/scenarios $(ARGS)
+	$(RUN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 
 lint: $(VENV)/installed-test
 	$(RUN)/ruff check .

@@ -16,7 +16,6 @@ from tests.history import History, Operation, Outcome
 from tests.processes import Answer, Node, basic, eventually
 
 _INDEX = "root/dev"
-_PROJECTS = 6
 _ANSWER_SECONDS = 5.0
 _LONGEST_RETRY_SECONDS = 1.0
 # Refusals that a client must expect while nodes come and go, or disks are full.
@@ -32,6 +31,7 @@ class Load:
     history: History = field(factory=History)
     surprises: list[object] = field(factory=list)
     level: int = 0
+    projects: int = 6
     built: dict[str, Built] = field(factory=dict)
     _crew: list[threading.Thread] = field(factory=list)
     _stop: threading.Event = field(factory=threading.Event)
@@ -80,7 +80,7 @@ class Load:
         number, local = 0, session.replace("-", ".")
         while not self._stop.is_set():
             number += 1
-            built = wheel(f"p{number % _PROJECTS}", f"{number}.0+{local}", size=2_000)
+            built = wheel(f"p{number % self.projects}", f"{number}.0+{local}", size=2_000)
             while not self._stop.is_set():
                 wait = self.put(session, target(), built)
                 if wait is None:
@@ -113,7 +113,7 @@ class Load:
         number = 0
         while not self._stop.wait(pace):
             number += 1
-            self.get(session, node, f"p{number % _PROJECTS}")
+            self.get(session, node, f"p{number % self.projects}")
 
     def get(self, session: str, node: Node, project: str, minimum: int | None = None) -> Operation:
         """Read a project's page once."""

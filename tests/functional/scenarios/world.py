@@ -57,6 +57,7 @@ class World(Cluster):
         traceback: TracebackType | None,
     ) -> None:
         self.load.stop()
+        self.load.history.save(self.directory / "history.jsonl")
         try:
             super().__exit__(kind, error, traceback)
         finally:
@@ -112,7 +113,6 @@ class World(Cluster):
     def judged(self, nodes: Sequence[Node]) -> None:
         """What the clients saw is true of the nodes' logs, the first of which is the final one."""
         history = self.load.history
-        history.save(self.directory / "history.jsonl")
         final = entries_of(nodes[0])
         roots = [standing(node) for node in nodes]
         logs = [log_of(final), *orphaned(self.directory, final)]

@@ -49,7 +49,7 @@ def orphans_file(folder: Path, epoch: int, size: int) -> Path:
 
 
 def _keep(connection: Connection, size: int, path: Path) -> Path:
-    with path.open("ab") as file:
+    with path.open("wb") as file:
         os.fchmod(file.fileno(), 0o600)
         first = max(size, changelog.minimum(connection))
         for entry in changelog.entries(connection, first, _BATCH):

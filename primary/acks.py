@@ -20,6 +20,7 @@ from primary.writer import Written
 WAIT_SECONDS = 30.0
 # A replica that has not been heard of for longer than a poll takes counts for nothing.
 _HEARD_SECONDS = 60.0
+_OWN_ACTORS = frozenset({"+mirror", "+bootstrap", "+join"})
 
 
 class NotReplicated(Unavailable):
@@ -69,10 +70,10 @@ class Acks:
     async def confirm(self, actor: str, written: Written, index: IndexName | None) -> None:
         """Wait until as many replicas have a write as the node or its index asks for.
 
-        What pymirror writes by itself (mirrors, whose actors begin with ``+``) waits for nobody.
+        What pymirror writes by itself waits for nobody: no client believes it to be safe.
         Raises NotReplicated.
         """
-        if actor.startswith("+"):
+        if actor in _OWN_ACTORS:
             return
         wanted = self.level
         if index is not None:

@@ -108,6 +108,7 @@ class Primary:
         epochs = await parts.database.read(queries.all_epochs)
         first, epoch = epochs[0], epochs[-1]
         self.writer.epoch = epoch.epoch
+        self.fencing.own(epoch.epoch)
         signer = signer_for(private, epoch)
         memory = Remembered(parts.local, time.time)
         followers = Followers(parts.position, time.time, memory, parts.token_uses.heard)

@@ -19,7 +19,7 @@ from cluster.errors import InvalidRequest
 from cluster.log import changelog
 from cluster.log.checkpoint import Checkpoint, LogSigner
 from cluster.log.merkle import Frontier, leaf_hash
-from cluster.protocol import REPLICA_HEADER, TAIL_PAGE_BYTES, TAIL_PAGE_ENTRIES
+from cluster.protocol import NODE_HEADER, REPLICA_HEADER, TAIL_PAGE_BYTES, TAIL_PAGE_ENTRIES
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.position import Position
@@ -39,6 +39,7 @@ from cluster.web.tail import (
     asked,
     identity_reply,
     packed,
+    size_of,
 )
 from primary.acks import Acks
 from primary.fencing import Fencing
@@ -98,6 +99,8 @@ class Feed:
 
     async def tail(self, request: NodeRequest) -> Reply:
         """A page of entries behind the follower's position, waited for if there is none yet."""
+        if request.header(NODE_HEADER) is None:
+            return await self._copied(request)
         node = self._identity.require_node(request)
         try:
             return await self._tail(node, request)
@@ -125,21 +128,35 @@ class Feed:
             if question.wait_seconds:
                 await self._polls.wait(node, start + 1, question.wait_seconds)
                 self._identity.require_node(request)  # it may have been revoked meanwhile
+        reply = await self._behind(question)
+        if reply.status == 200:
+            self._acks.cosigned(node, start, files_position(said, start))
+        return reply
+
+    async def _behind(self, question: Asked) -> Reply:
+        """The page behind a position whose root is right, or where the log begins now."""
         try:
             page = await self._page(question)
         except changelog.Compacted as error:
             where = {"minimum": error.minimum, "snapshot": self.newest_snapshot()}
             return json_reply(where, 410, NO_STORE)
         self._fencing.require_owner()
-        if page.before != root:
-            raise OtherHistory(f"my root of {start} entries is not yours")
-        self._acks.cosigned(node, start, files_position(said, start))
+        if page.before != question.root:
+            raise OtherHistory(f"my root of {question.start} entries is not yours")
         return page.reply()
+
+    async def _copied(self, request: NodeRequest) -> Reply:
+        """A page for an auditor or a backup, who is no replica: at once, and nobody's progress."""
+        await self._identity.require_copier(request)
+        question = asked(request, self._log.log)
+        if question.start > self._position.serial:
+            raise OtherHistory(f"this log ends at {self._position.serial}")
+        return await self._behind(question)
 
     async def note(self, request: NodeRequest, size: str) -> Reply:
         """A signed note for an earlier size of the log: for replicas that others follow."""
         self._identity.require_node(request)
-        if not size.isdigit() or not 0 <= int(size) <= self._position.serial:
+        if size_of(size) > self._position.serial:
             raise InvalidRequest("the log is not that long")
         at = await self._database.read(lambda c: changelog.frontier(c, int(size)))
         return Reply(200, self._signed(at), "text/plain; charset=utf-8", NO_STORE)

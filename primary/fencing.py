@@ -99,6 +99,11 @@ class Fencing:
     _wake: Callable[[], None]
     fence: Fence | None
 
+    def own(self, epoch: int) -> None:
+        """This primary owns an epoch: a fence of an earlier one is from before its promotion."""
+        if self.fence is not None and self.fence.epoch <= epoch:
+            self.fence = None
+
     def check(self) -> None:
         """Raise Superseded when another primary owns the log: nothing may be written here."""
         if self.fence is not None:

@@ -63,7 +63,7 @@ class Options(NodeOptions):
         if path and not Path(path).expanduser().is_file():
             raise usage.UsageError(f"--root-passwd-file {path} is not a file")
         replicas = self["sync-replicas"] or "0"
-        if not replicas.isdigit() or int(replicas) > MOST_SYNC_REPLICAS:
+        if not replicas.isdecimal() or len(replicas) > 4 or int(replicas) > MOST_SYNC_REPLICAS:
             raise usage.UsageError(f"--sync-replicas is a number up to {MOST_SYNC_REPLICAS}")
 
     def primary_settings(self) -> PrimarySettings:

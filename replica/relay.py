@@ -59,6 +59,7 @@ from cluster.web.tail import (
     identity_reply,
     nonce_of,
     packed,
+    size_of,
 )
 from replica.following import Following, State, Unreachable
 from replica.primary_client import PrimaryClient
@@ -164,7 +165,7 @@ class Relay:
     async def note(self, request: NodeRequest, size: str) -> Reply:
         """A signed note for an earlier size: from here, or from whom this replica follows."""
         self._identity.require_node(request)
-        if not size.isdigit() or int(size) > self._position.serial:
+        if size_of(size) > self._position.serial:
             raise InvalidRequest("the log is not that long")
         note = await self._database.read(lambda c: notes.at(c, int(size)))
         if note is None:

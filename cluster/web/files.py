@@ -156,12 +156,21 @@ class Files:
             found = await self._database.read(look)
         except NotFound:
             remembered = self._unlogged.get(link, name)
-            if remembered is None:
+            if remembered is None or not await self._reaches(index, remembered.index.name):
                 raise
             return remembered, False
         if found is not None:
             return found, False
         return await self._locate_private(request, index, (kind, link, name)), True
+
+    async def _reaches(self, index: IndexName, mirror: IndexName) -> bool:
+        """Whether a mirror is one of those that an index's pages are made of."""
+
+        def look(connection: Connection) -> bool:
+            chain = queries.chain(connection, queries.index_or_404(connection, index))
+            return mirror in {one.name for one in chain}
+
+        return await self._database.read(look)
 
     async def _locate_private(
         self, request: NodeRequest, index: IndexName, link: tuple[str, str, str]

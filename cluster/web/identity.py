@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from attrs import define
 
 from cluster.auth import tokens
-from cluster.auth.acl import ANONYMOUS, Principal
+from cluster.auth.acl import ANONYMOUS, ROOT, Principal
 from cluster.auth.limits import UNKNOWN_USER, GuessLimits
 from cluster.auth.logins import login_user, make_login, verify_login
 from cluster.auth.nodekeys import Admission
@@ -124,6 +124,23 @@ class Identity:
         if node is None or (request.header(CLIENT_HEADER) is not None and not for_client):
             raise AuthenticationRequired("only nodes of this cluster may ask for this")
         return node
+
+    async def require_copier(self, request: NodeRequest) -> Principal:
+        """Who may copy the whole log without being a node: root's API token for that, no limits.
+
+        Raises AuthenticationRequired.
+        """
+        who = await self.user(request)
+        limits = who.token
+        whole = limits is not None and not limits.indexes and not limits.projects
+        if (
+            limits is None
+            or not whole
+            or who.name != ROOT
+            or tokens.REPLICATE not in limits.actions
+        ):
+            raise AuthenticationRequired("only nodes, and root's tokens to replicate, may ask this")
+        return who
 
     async def reader(self, request: NodeRequest) -> Principal:
         """Who wants to read: wrong credentials count as none, as everywhere (devpi-api §1)."""

@@ -142,3 +142,10 @@ def argument(request: NodeRequest, name: bytes) -> str:
     """A query argument's first value, or an empty text."""
     values: list[bytes] = request.args.get(name, [b""])
     return values[0].decode("ascii", "replace")
+
+
+def size_of(text: str) -> int:
+    """A size of a log out of a path; raises InvalidRequest."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise InvalidRequest("the size of a log is a number")
+    return int(text)

@@ -8,6 +8,7 @@ from xmlrpc.client import Fault
 
 from attrs import define, frozen
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from cluster.errors import NotFound, PymirrorError
 from cluster.model import Index
@@ -59,6 +60,8 @@ Method = Callable[..., Awaitable[Any]]
 @define
 class XmlRpc:
     """Answers calls. `heavy` runs what parses and renders documents."""
+
+    _log = Logger()
 
     _database: Database
     _position: Position
@@ -119,7 +122,8 @@ class XmlRpc:
             raise Fault(FAULT_CODE, "search takes a struct and 'and' or 'or'")
         fields = {name: _texts(value) for name, value in spec.items()}
         # Not waited for: pip would not either, and what comes is found by the next search.
-        Deferred.fromCoroutine(refresh_lists(self._mirror, asked.chain))
+        refreshing = Deferred.fromCoroutine(refresh_lists(self._mirror, asked.chain))
+        refreshing.addErrback(lambda failure: self._log.failure("cannot refresh lists", failure))
         try:
             hits = await self._search.find(
                 asked.names, fields, operator=cast(Literal["and", "or"], operator), limit=MAX_HITS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import ipaddress
 import json
 import os
@@ -406,3 +408,31 @@ def test_last_use_on_a_replica(tmp_path: Path) -> None:
             return listed["last_used"]
 
         eventually(last_used, 10, "the use is known at the primary")
+
+
+def test_replicate(tmp_path: Path) -> None:
+    """Root's token to replicate copies the log, for an audit say; one that may read does not, and
+    neither does one of somebody else, or one that is for an index."""
+    with Cluster(tmp_path) as cluster:
+        primary = cluster.primary(None, root_password=ROOT_PASSWORD)
+        body = json.dumps({"password": "a long one"}).encode()
+        assert primary.request("PUT", "/eve", body=body).status == 201
+        log = primary.status()["log_identity"]["log"]
+        root = base64.urlsafe_b64encode(hashlib.sha256(b"").digest()).decode()
+        path = f"/+log/tail?log={log}&from=0&root={root}&wait=25"
+
+        def asked(user: str, password: str, **limits: object) -> Answer:
+            made = primary.request(
+                "POST", "/+tokens", body=json.dumps(limits).encode(), headers=basic(user, password)
+            )
+            token = made.json()["result"]["token"]
+            return primary.get(path, Authorization=f"Bearer {token}")
+
+        copied = asked("root", ROOT_PASSWORD, actions=["replicate"])
+        assert (copied.status, b'"serial":1' in copied.body) == (200, True)
+        assert asked("root", ROOT_PASSWORD, actions=["read", "upload"]).status == 401
+        limited = {"actions": ["replicate"], "indexes": ["root/dev"]}
+        assert asked("root", ROOT_PASSWORD, **limited).status == 401
+        assert asked("eve", "a long one", actions=["replicate"]).status == 401
+        assert primary.get(path).status == 401
+        assert not primary.status()["replicas"]

@@ -1,7 +1,8 @@
 """N nodes in one process, thousands of faults: what replication promises holds at every step.
 
-A seed is a run, and failing runs print theirs. ``PYMIRROR_SIMULATION_SECONDS`` plays fresh seeds
-for so long (``make soak``); ``PYMIRROR_SIMULATION_SEED`` plays one.
+A number is a run. What fails is printed as the lines of a test, made short, and becomes one here.
+``PYMIRROR_SIMULATION_SECONDS`` plays fresh runs for so long (``make soak``);
+``PYMIRROR_SIMULATION_SEED`` plays one walk.
 """
 
 from __future__ import annotations
@@ -26,21 +27,63 @@ from replica import taking
 from tests.simulation.history import Violation
 from tests.simulation.machine import Machine
 from tests.simulation.network import Link
+from tests.simulation.walk import Step, smallest, steps, walk, written
 
-SEEDS = (1, 2, 3, 4)
-EXAMPLES = 40
-STEPS = 30
-
+WALKS = 25
+"""How many walks each of the tests below takes."""
+HYPOTHESIS_SEEDS = (1, 2)
 SECONDS = float(os.environ.get("PYMIRROR_SIMULATION_SECONDS", "0"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + SECONDS)]
 
 
-def play(number: int, examples: int = EXAMPLES) -> None:
-    """Runs that follow from one seed; the first that fails is shown, step by step."""
-    print(f"PYMIRROR_SIMULATION_SEED={number}")
+def go(number: int) -> None:
+    """One walk; where it fails, a short one that fails in the same way is shown."""
+    try:
+        walk(steps(number))
+    except Exception as error:
+        kind = (type(error), str(error)[:3])
+
+        def fails(taken: list[Step]) -> bool:
+            try:
+                walk(taken)
+            except Exception as other:
+                return (type(other), str(other)[:3]) == kind
+            return False
+
+        error.add_note(f"PYMIRROR_SIMULATION_SEED={number}; the shortest that was found:")
+        error.add_note(written(smallest(steps(number), fails)))
+        raise
+
+
+@pytest.mark.parametrize("first", range(0, 4 * WALKS, WALKS))
+def test_fixed_walks(first: int) -> None:
+    """R1-R8 and R10-R12 hold in the walks that everybody takes."""
+    for number in range(first, first + WALKS):
+        go(number)
+
+
+def test_fresh_walks() -> None:
+    """They hold in walks that nobody has taken before, for as long as is wanted."""
+    given = os.environ.get("PYMIRROR_SIMULATION_SEED")
+    if given is not None:
+        go(int(given))
+        return
+    first = random.SystemRandom().randrange(1 << 32)
+    print(f"fresh walks from {first}")
+    until, number = time.monotonic() + SECONDS, first
+    while number < first + WALKS or time.monotonic() < until:
+        go(number)
+        number += 1
+
+
+@pytest.mark.parametrize("number", [*HYPOTHESIS_SEEDS, None])
+def test_state_machine(number: int | None) -> None:
+    """They hold in what hypothesis thinks of, which then finds the smallest run that fails."""
+    chosen = random.SystemRandom().randrange(1 << 32) if number is None else number
+    print(f"hypothesis seed {chosen}")
     made = settings(
-        max_examples=examples, stateful_step_count=STEPS, deadline=None, database=None,
+        max_examples=25, stateful_step_count=25, deadline=None, database=None,
         suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink],
         report_multiple_bugs=False,
     )  # fmt: skip
@@ -48,27 +91,8 @@ def play(number: int, examples: int = EXAMPLES) -> None:
     class Seeded(Machine):
         pass
 
-    seed(number)(Seeded)
+    seed(chosen)(Seeded)
     run_state_machine_as_test(Seeded, settings=made)
-
-
-@pytest.mark.parametrize("number", SEEDS)
-def test_fixed_seeds(number: int) -> None:
-    """R1-R8, R10-R12 hold in the runs that everybody plays."""
-    play(number)
-
-
-def test_fresh_seeds() -> None:
-    """They hold in runs that nobody has played before, for as long as is wanted."""
-    given = os.environ.get("PYMIRROR_SIMULATION_SEED")
-    if given is not None:
-        play(int(given))
-        return
-    until = time.monotonic() + SECONDS
-    while True:
-        play(random.SystemRandom().randrange(1 << 32))
-        if time.monotonic() >= until:
-            return
 
 
 @contextmanager
@@ -108,6 +132,27 @@ def test_the_first_blob_survives_a_power_cut(number: int) -> None:
             it.crash(name, True)
         it.restart()
         it.wait(2.0)
+
+
+def test_one_false_410_is_not_believed_for_ever() -> None:
+    """A replica that was told once that entries are gone asks again when no snapshot helps."""
+    with played(level=0) as it:
+        it.wait(2.0)
+        it.spoil(name="n1", source="n0", how="gone", at=0)
+        it.write("n0", "an index", False, 12.0)
+
+
+def test_a_compacted_primary_can_be_demoted() -> None:
+    """A folder whose log cannot be taken back starts again from a snapshot, and what it alone had
+    is in a file."""
+    with played(seed=28, level=0, every=6) as it:
+        it.compact()
+        it.write("n1", "a file", True, 2.0)
+        it.compact()
+        it.crash_soon("n0", 4)
+        it.write("n1", "a group", False, 0.02)
+        it.write("n3", "two files", True, 12.0)
+        it.promote(planned=True)
 
 
 # What it must be able to find

@@ -15,7 +15,7 @@ from cluster.log.changes import Change, Kind
 from cluster.web.replies import Reply
 from tests.simulation import operators
 from tests.simulation.cluster import Member, Simulation
-from tests.simulation.history import Violation
+from tests.simulation.history import EMPTY, Violation
 from tests.simulation.network import Link
 
 NAMES = st.sampled_from(("n0", "n1", "n2", "n3"))
@@ -308,7 +308,7 @@ class Machine(RuleBasedStateMachine):
             if running is None or running.follower is None
             else (running.follower.following, running.follower._client.url)
         )
-        return Violation(f"R12: {member.name} at {history.size(history.seen[member.name])} does "
+        return Violation(f"R12: {member.name} at {history.size(history.seen.get(member.name, EMPTY))} does "
                          f"not converge: {following}")  # fmt: skip
 
     def _check_same(self, owner: Member) -> None:

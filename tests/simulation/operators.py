@@ -95,7 +95,10 @@ def demote(sim: Simulation, member: Member, owner: Member) -> None:
             fork = fork_of(mine, starts, Trust(mine.log, mine.key, SECRET))
             be_replica(member.disk.root, engine, fork)
             member.is_primary = False
-            sim.look(member, engine)
+            if (member.disk.root / "log.sqlite").exists():
+                sim.look(member, engine)
+            else:  # put away: it starts from a snapshot
+                sim.history.seen.pop(member.name)
     except PowerCut:
         pass
     except PymirrorError as error:
@@ -136,5 +139,6 @@ def restore(sim: Simulation, member: Member) -> None:
     before = sim.history.seen.pop(member.name, None)
     with opened(member.disk.root) as engine:
         sim.look(member, engine)
-    member.restored = member.restored or sim.history.seen[member.name] != before
+    if sim.history.seen[member.name] != before:
+        member.restored = sim.history.restored = True
     sim.start(member)

@@ -90,7 +90,8 @@ def test_any_version(text: str) -> None:
 def test_versions_are_sorted_by_pep_440(texts: list[str]) -> None:
     """Valid ones in the order of `packaging`, behind all that are not, whatever came first."""
     ordered = sorted(texts, key=version_sort_key)
-    assert ordered == sorted(texts[::-1], key=version_sort_key)
+    backwards = list(reversed(texts))
+    assert ordered == sorted(backwards, key=version_sort_key)
     valid = [Version(text) for text in ordered if version_sort_key(text)[0]]
     assert valid == sorted(valid)
     assert [version_sort_key(text)[0] for text in ordered] == sorted(

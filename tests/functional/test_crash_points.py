@@ -52,7 +52,7 @@ def test_upload(nodes: Cluster, tmp_path: Path) -> None:
     primary.put_index(INDEX, ROOT_PASSWORD, type="stage")
     attempts, trace = Attempts(primary), tmp_path / "trace"
     attempts.upload(attempts.new())
-    chosen = recorded(primary, trace, lambda: attempts.upload(attempts.new()), 12)
+    chosen = recorded(primary, trace, lambda: attempts.upload(attempts.new()), 9)
     kills = 0
     for point in chosen:
         built = attempts.new()
@@ -86,7 +86,7 @@ def test_replica(nodes: Cluster, tmp_path: Path) -> None:
             assert not replica.running or trace.exists()
 
     follow_and_fetch()
-    chosen = recorded(replica, trace, follow_and_fetch, 9)
+    chosen = recorded(replica, trace, follow_and_fetch, 7)
     kills = 0
     for point in chosen:
         kills += killed_at(replica, point, trace, follow_and_fetch)
@@ -170,7 +170,7 @@ def _start_points(nodes: Cluster, primary: Node, clean: Path, trace: Path) -> li
     primary.start()
     primary.kill()
     primary._command = normal
-    return _spread([p for p in points(trace, primary.state_dir) if p.call != "write"], 6)
+    return _spread([p for p in points(trace, primary.state_dir) if p.call != "write"], 5)
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ def test_snapshots(nodes: Cluster, tmp_path: Path) -> None:
             assert not primary.running or trace.exists()
 
     make()
-    for point in recorded(primary, trace, make, 10):
+    for point in recorded(primary, trace, make, 6):
         killed_at(primary, point, trace, make)
         primary.kill()
         check_folder(primary.state_dir, whole=True)
@@ -283,7 +283,7 @@ def _check_loading(nodes: Cluster, primary: Node, trace: Path) -> None:
     found = [p for p in points(trace, replica.state_dir) if p.call not in ("write", "pwrite64")]
     empty = trace.with_name("empty")
     empty.mkdir()
-    for point in _spread(found, 8):
+    for point in _spread(found, 5):
         copied(empty, replica.state_dir)
         replica._command = traced(normal, trace, point.inject("signal=SIGKILL"))
         replica.launch()

@@ -41,7 +41,7 @@ def test_primary(tmp_path: Path) -> None:
         primary.put_index(INDEX, ROOT_PASSWORD, type="stage")
         attempts, trace = Attempts(primary), tmp_path / "trace"
         attempts.upload(attempts.new())
-        found = recorded(primary, trace, lambda: attempts.upload(attempts.new()), 9)
+        found = recorded(primary, trace, lambda: attempts.upload(attempts.new()), 7)
         for point in [*(p for p in found if p.call in DURABLE), NEVER]:
             built = attempts.new()
             killed_at(primary, point, trace, partial(attempts.upload, built))

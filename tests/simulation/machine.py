@@ -308,8 +308,8 @@ class Machine(RuleBasedStateMachine):
             if running is None or running.follower is None
             else (running.follower.following, running.follower._client.url)
         )
-        return Violation(f"R12: {member.name} at {history.size(history.seen.get(member.name, EMPTY))} does "
-                         f"not converge: {following}")  # fmt: skip
+        size = history.size(history.seen.get(member.name, EMPTY))
+        return Violation(f"R12: {member.name} at {size} does not converge: {following}")
 
     def _check_same(self, owner: Member) -> None:
         sim = self.sim

@@ -54,9 +54,11 @@ class Followers:
     _memory: Remembered | None = None
     _on_uses: Callable[[Mapping[str, float]], None] = lambda uses: None
     _replicas: dict[str, Replica] = field(factory=dict)
-    _commits: deque[tuple[int, float]] = field(factory=lambda: deque(maxlen=_COMMITS))
+    _commits: deque[tuple[int, float]] = field(factory=deque)
+    _known_from: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._known_from = self._position.serial
         self._position.listen(self._committed)
 
     async def load(self) -> None:
@@ -81,7 +83,9 @@ class Followers:
         if before is not None and (before.position, before.root) == (position, root):
             heard.refused, heard.refused_at = before.refused, before.refused_at
         if position < self._position.serial:
-            heard.behind_since = (before and before.behind_since) or now
+            heard.behind_since = (
+                self._lacking_since(position) or (before and before.behind_since) or now
+            )
         self._replicas[node] = heard
         if self._memory is not None:
             self._memory.note(node, asdict(heard))
@@ -144,15 +148,25 @@ class Followers:
 
     def _committed(self, head: Head, touched: Touched) -> None:
         self._commits.append((head.serial, self._now()))
+        if len(self._commits) > _COMMITS:
+            self._known_from, _ = self._commits.popleft()
 
     def _lag_seconds(self, replica: Replica, now: float) -> float:
         if replica.position >= self._position.serial:
             return 0.0
-        since = replica.behind_since
-        if since is None:  # it had everything: what it lacks was committed since
-            missing = (at for serial, at in self._commits if serial > replica.position)
-            since = max(replica.at, next(missing, replica.at))
+        since = self._lacking_since(replica.position) or replica.behind_since or replica.at
         return round(max(0.0, now - since), 3)
+
+    def _lacking_since(self, position: int) -> float | None:
+        """When the first entry behind a position was committed; None if that is not known."""
+        if position < self._known_from:
+            return None
+        since = None
+        for serial, at in reversed(self._commits):
+            if serial <= position:
+                break
+            since = at
+        return since
 
 
 def _recalled(record: dict[str, Any]) -> Replica:

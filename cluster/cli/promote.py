@@ -14,7 +14,7 @@ from cluster.auth.nodekeys import KEY_FILE, read_key
 from cluster.cli.asking import Asked, NodeAnswers
 from cluster.errors import PymirrorError
 from cluster.log.epochs import Trust
-from cluster.promotion import Standing, fork_of, opened, standing
+from cluster.promotion import NotPossible, Standing, fork_of, opened, standing
 from cluster.promotion import demote as make_replica
 from cluster.promotion import promote as own
 from cluster.protocol import EPOCHS_PATH, FENCE_PATH, IDENTITY_PATH, identity_proof
@@ -60,8 +60,9 @@ def promote(
     """Make a stopped replica the primary of its cluster.
 
     Asks the primary so far how far it is, says what would be lost, and asks before anything is
-    changed. The old primary is fenced: it takes no more changes, now if it answers, else as soon
-    as it is seen. Then start the folder with `twistd pymirror-primary`, with its secret file.
+    changed. A node that has not heard of the last promotion is refused. The old primary is fenced:
+    it takes no more changes, now if it answers, else as soon as it is seen. Then start the folder
+    with `twistd pymirror-primary`, with its secret file.
     """
     secret = _secret(state_dir, secret_file)
     urls = list(former) or _followed(state_dir)
@@ -70,7 +71,7 @@ def promote(
             mine = standing(engine)
             click.echo(f"this node: epoch {mine.epoch}, serial {mine.serial}")
             asked = _asking(state_dir, secret)
-            _show_loss(mine, urls, asked)
+            _check_loss(mine, urls, asked)
             if not yes:
                 click.confirm("Promote this node?", abort=True)
             for url in urls:
@@ -130,11 +131,18 @@ def _followed(state_dir: Path) -> list[str]:
         return []
 
 
-def _show_loss(mine: Standing, urls: list[str], asked: NodeAnswers) -> None:
+def _check_loss(mine: Standing, urls: list[str], asked: NodeAnswers) -> None:
     if not urls:
         click.echo("no primary so far is known: give --former, or nobody can be compared")
     for url in urls:
-        serial = _serial(asked.ask("GET", url + "/+status"))
+        answer = asked.ask("GET", url + "/+status")
+        serial, epoch = _number(answer, "serial"), _number(answer, "epoch")
+        if epoch is not None and epoch > mine.epoch:
+            # An epoch has one owner: a second would sign another history under its number.
+            raise NotPossible(
+                f"{url} is in epoch {epoch} already, this node in {mine.epoch}: let this node "
+                "follow it first, or promote one that has"
+            )
         if serial is None:
             click.echo(f"{url} does not answer: what it has beyond {mine.serial} would be lost")
         else:
@@ -142,9 +150,9 @@ def _show_loss(mine: Standing, urls: list[str], asked: NodeAnswers) -> None:
             click.echo(f"{url}: serial {serial}; {lost} entries would be lost")
 
 
-def _serial(answer: Asked) -> int | None:
-    serial = answer.values.get("serial") if answer.status == 200 else None
-    return serial if isinstance(serial, int) else None
+def _number(answer: Asked, name: str) -> int | None:
+    value = answer.values.get(name) if answer.status == 200 else None
+    return value if isinstance(value, int) else None
 
 
 def _require_same_log(asked: NodeAnswers, url: str, trust: Trust) -> None:

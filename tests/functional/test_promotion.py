@@ -98,6 +98,20 @@ def test_planned_switch(tmp_path: Path) -> None:
         assert upload(second, "root/dev", LATER).status == 200
 
 
+def test_one_owner_of_an_epoch(tmp_path: Path) -> None:
+    """A replica that has not heard of a promotion is not promoted to the same epoch."""
+    with Cluster(tmp_path) as cluster:
+        old = cluster.primary(None, root_password=ROOT_PASSWORD)
+        first = cluster.replica(old, "first", "--primary-url", old.url)
+        second = cluster.replica(old, "second", "--primary-url", first.url)
+        for node in (second, first, old):
+            node.terminate()
+        command(cluster, "promote", first)
+        cluster.become(first, "pymirror-primary").start()
+        with pytest.raises(AssertionError, match=f"{first.url} is in epoch 2 already"):
+            command(cluster, "promote", second)
+
+
 def test_restored_backup_is_refused(tmp_path: Path) -> None:
     """A primary restored from an older backup under the same address is refused by replicas,
     before and after it has written past their serial (devpi's issue 1073)."""

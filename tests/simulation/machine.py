@@ -319,5 +319,6 @@ class Machine(RuleBasedStateMachine):
                 raise self._apart(member)
             sim.kept |= sim.orphans(member)
         sim.history.check_acks(root)
-        if not any(member.joined for member in sim.members.values()):
+        # What only a disk had that is gone is lost, at level 0.
+        if not sim.history.restored and not any(m.joined for m in sim.members.values()):
             sim.history.check_kept(root, sim.kept)

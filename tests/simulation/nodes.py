@@ -209,6 +209,7 @@ class Running:
         epochs = await self.database.read(queries.all_epochs)
         first, epoch = epochs[0], epochs[-1]
         writer.epoch = epoch.epoch
+        self.fencing.own(epoch.epoch)
         signer = signer_for(private, epoch)
         followers = Followers(self.position, self.now)
         feed = Feed(

@@ -76,8 +76,13 @@ class NodeWeb:
         return None
 
     async def reached(self, minimum: str) -> bool:
-        """Wait until this node has applied a serial that a client has seen elsewhere."""
-        return await self.position.reached(serial_of(minimum), MIN_WAIT_SECONDS)
+        """Wait until this node has applied a serial that a client has seen elsewhere.
+
+        On a node that has not heard of a promotion, the serial may be another entry's.
+        """
+        epoch, serial = place_of(minimum)
+        there = await self.position.reached(serial, MIN_WAIT_SECONDS)
+        return there and self.position.head.epoch >= epoch
 
     async def answer_for(self, request: NodeRequest) -> Reply:
         """This node is too far behind, and knows of nobody who is not."""
@@ -94,12 +99,13 @@ class NodeWeb:
         return True
 
 
-def serial_of(minimum: str) -> int:
-    """The serial in ``<serial>`` or ``<epoch>.<serial>``; raises InvalidRequest."""
-    serial = minimum.rpartition(".")[2].strip()
-    if not (serial.isascii() and serial.isdigit() and len(serial) < 19):
+def place_of(minimum: str) -> tuple[int, int]:
+    """Epoch (0: any) and serial in ``<serial>`` or ``<epoch>.<serial>``; raises InvalidRequest."""
+    epoch, _, serial = minimum.strip().rpartition(".")
+    numbers = [epoch or "0", serial]
+    if not all(one.isascii() and one.isdigit() and len(one) < 19 for one in numbers):
         raise InvalidRequest(f"{MIN_HEADER} is <serial> or <epoch>.<serial>, not {minimum!r}")
-    return int(serial)
+    return int(numbers[0]), int(serial)
 
 
 def answering(handler: Handler) -> Callable[..., Awaitable[None]]:

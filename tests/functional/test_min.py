@@ -31,7 +31,10 @@ def test_reads_at_least_that(tmp_path: Path) -> None:
             answer = replica.get(path, X_Pymirror_Min=wanted)
             assert answer.status == 200
             assert int(answer.headers["x-pymirror-serial"]) >= int(serial)
-        assert replica.get(path, X_Pymirror_Min="soon").status == 400
+        for odd in ("soon", "soon.1", "1.", ".", "-1"):
+            assert replica.get(path, X_Pymirror_Min=odd).status == 400, odd
+        # A node that has not heard of an epoch may have another entry at that serial.
+        assert primary.get(path, X_Pymirror_Min=f"2.{serial}").status == 504
         check_same_roots([primary, replica])
         assert primary.get(path, X_Pymirror_Min="999999").status == 504
         ahead = replica.get(path, X_Pymirror_Min="999999")

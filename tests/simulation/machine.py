@@ -238,12 +238,9 @@ class Machine(RuleBasedStateMachine):
                 return
             sim.check()
             root = sim.history.seen[running.name]
-            same = sim.history.epoch(root) == ack.epoch and ack.raw not in sim.history.tainted
-            if (
-                same
-                and not sim.history.tainted
-                and not sim.history.holds(root, ack.serial, ack.raw)
-            ):
+            claims = running.position.head.epoch >= ack.epoch
+            sure = ack.level > 0 and not ack.late and not sim.history.restored
+            if claims and sure and not sim.history.holds(root, ack.serial, ack.raw):
                 raise Violation(f"R7: {running.name} claims serial {ack.serial} without it")
 
         Deferred.fromCoroutine(reading()).addErrback(sim._refused)

@@ -108,7 +108,7 @@ def test_a_replica_from_before_the_cut(nodes: Cluster) -> None:
     primary, replica, built = cluster_with_a_cut_log(nodes)
     position = position_of(replica)
     built += snapshots_later(primary, 4)
-    eventually(lambda: primary.status()["minimum"] > position, 20, "the log is cut")
+    eventually(lambda: primary.status()["minimum"] > position, 60, "the log is cut")
     password = {**basic("root", ROOT_PASSWORD), "Content-Type": "application/json"}
     body = b'{"password": "another secret of ann"}'
     made = primary.request("PUT", "/ann", body=body, headers=password)
@@ -174,7 +174,7 @@ def test_both_edges_of_the_cut(nodes: Cluster) -> None:
     the newest snapshot. Tiles and so every root are there for both."""
     primary, _, _ = cluster_with_a_cut_log(nodes)
     snapshots_later(primary, 3)
-    status = eventually(lambda: settled(primary), 20, "the log is cut at the older snapshot")
+    status = eventually(lambda: settled(primary), 60, "the log is cut at the older snapshot")
     least = status["minimum"]
     good = tail(nodes, primary, least)
     assert good.status == 200

@@ -62,7 +62,7 @@ def measure_lag(
             project = f"bench-lag-{number % _LAG_PROJECTS}"
             file = wheel(project, f"{round_}.{number}")
             uploader.upload(writing, upload_body(file))
-            lags.append(_seconds_until(reading, page_path(project), file.filename))
+            lags.append(seconds_until(reading, page_path(project), file.filename))
     return {
         "p50": percentile(lags, 50),
         "p99": percentile(lags, 99),
@@ -71,7 +71,8 @@ def measure_lag(
     }
 
 
-def _seconds_until(reading: Connection, path: str, filename: str) -> float:
+def seconds_until(reading: Connection, path: str, filename: str) -> float:
+    """How long it takes until a page has a file; raises BenchError."""
     start = now()
     wanted = f'"{filename}"'.encode()
     while (elapsed := now() - start) < _LAG_TIMEOUT_SECONDS:

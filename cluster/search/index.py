@@ -117,7 +117,8 @@ class SearchIndex:
             exact = " ".join(query.get("name", ()))
         if expression is None or self._engine is None:
             return []
-        bound = (indexes, expression, normalize(exact), min(limit, MAX_HITS), max(offset, 0))
+        exact = normalize(exact.encode("utf-8", "replace").decode())
+        bound = (indexes, expression, exact, min(limit, MAX_HITS), max(offset, 0))
         return await self._readers.run(self._find, self._engine, *bound)
 
     def _find(self, engine: Engine, *bound: Any) -> list[Hit]:

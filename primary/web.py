@@ -144,6 +144,8 @@ class PrimaryWeb(DevpiWeb):
             data = await self.database.readers.run(self.blobs.get, name)
         except FileNotFoundError:
             raise NotFound("there is no such blob") from None
+        if not data:  # lost before this node was promoted: see `SecretBlobs.lost`
+            raise NotFound("there is no such blob any more")
         headers = {"Cache-Control": "no-store"}
         return Reply(200, data, "application/octet-stream", headers)
 

@@ -31,6 +31,8 @@ from tests.simulation.walk import Step, smallest, steps, walk, written
 
 WALKS = 25
 """How many walks each of the tests below takes."""
+FOUND = (65, 119, 2235)
+"""Walks that once failed, beside those that have tests of their own below."""
 HYPOTHESIS_SEEDS = (1, 2)
 SECONDS = float(os.environ.get("PYMIRROR_SIMULATION_SECONDS", "0"))
 
@@ -61,6 +63,13 @@ def test_fixed_walks(first: int) -> None:
     """R1-R8 and R10-R12 hold in the walks that everybody takes."""
     for number in range(first, first + WALKS):
         go(number)
+
+
+@pytest.mark.parametrize("number", FOUND)
+def test_walks_that_failed(number: int) -> None:
+    """They hold where they once did not: a false 410, a compacted old primary, a blob that was
+    lost before a promotion."""
+    go(number)
 
 
 def test_fresh_walks() -> None:

@@ -318,10 +318,10 @@ class Running:
 
     def _send_secret(self, request: Request, name: str) -> Reply:
         self.identity.require_node(_as_node(request))
-        try:
-            return Reply(200, self.blobs.get(name), "application/octet-stream")
-        except FileNotFoundError:
-            raise NotFound("there is no such blob") from None
+        data = self.blobs.get(name) if self.blobs.has(name) else b""
+        if not data:
+            raise NotFound("there is no such blob")
+        return Reply(200, data, "application/octet-stream")
 
     async def _send_snapshot(self, request: Request, rest: str) -> Reply:
         assert self.snapshots is not None

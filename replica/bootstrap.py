@@ -98,6 +98,11 @@ class Bootstrap:
         """
         self._demanded, self._extending = True, extending
 
+    @property
+    def goes_back(self) -> bool:
+        """Whether the snapshot need not continue all that is here."""
+        return self._extending is not None
+
     def document(self) -> dict[str, Any] | None:
         """The `bootstrap` part of the status; None while there is nothing to tell."""
         return None if self.progress is None else self.progress.document()

@@ -155,8 +155,8 @@ class Follower:
         trust = Trust(identity.log, identity.key, self._client.secret)
         if self._later is None:
             self._later = tuple(s for s in await self._client.epochs() if s.is_proven(trust))
-        await self._start_from_snapshot(trust, self._later)
         try:
+            await self._start_from_snapshot(trust, self._later)
             await self._take_page(trust, self._later)
         except TooFarBehind:
             if self.bootstrap is None:
@@ -235,8 +235,8 @@ class Follower:
             orphans, head = await self._database.write(work)
         except changelog.Compacted:
             # The state cannot be replayed; the entries that nobody else has are in their file.
-            if self.bootstrap is None:
-                raise
+            if self.bootstrap is None or self.bootstrap.goes_back:
+                return False
             common = await self._database.read(lambda c: changelog.frontier(c, size))
             self.bootstrap.demand(extending=common)
             return True

@@ -31,7 +31,7 @@ from tests.simulation.walk import Step, smallest, steps, walk, written
 
 WALKS = 25
 """How many walks each of the tests below takes."""
-FOUND = (65, 119, 2235)
+FOUND = (65, 119, 2235, 5132)
 """Walks that once failed, beside those that have tests of their own below."""
 HYPOTHESIS_SEEDS = (1, 2)
 SECONDS = float(os.environ.get("PYMIRROR_SIMULATION_SECONDS", "0"))
@@ -162,6 +162,20 @@ def test_a_compacted_primary_can_be_demoted() -> None:
         it.write("n1", "a group", False, 0.02)
         it.write("n3", "two files", True, 12.0)
         it.promote(planned=True)
+
+
+def test_an_orphaned_end_that_the_new_log_does_not_reach_back_to() -> None:
+    """Replicas that hold more of the old epoch than the new primary had take it back also when
+    the new log begins behind that: they start from its snapshot."""
+    with played(seed=5132, level=2, every=6) as it:
+        it.crash("n2", True)
+        it.write("n1", "an index", True, 0.5)
+        it.write("n3", "a group", True, 0.02)
+        it.crash("n0", False)
+        it.promote(planned=True)
+        it.write("n2", "a group", True, 0.1)
+        it.write("n2", "two files", False, 0.02)
+        it.compact()
 
 
 # What it must be able to find

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from twisted.internet.defer import Deferred
 
 from cluster.log.changes import Change, Kind
+from cluster.promotion import FENCED_FILE
 from cluster.web.replies import Reply
 from tests.simulation import operators
 from tests.simulation.cluster import Member, Simulation
@@ -284,7 +285,9 @@ class Machine(RuleBasedStateMachine):
     def _one_owner(self) -> Member:
         sim = self.sim
         owner = sim.owner()
-        if owner is None or owner.restored:
+        # A promotion that died on its way has fenced the old primary, and can be repeated.
+        fenced = owner is not None and (owner.disk.root / FENCED_FILE).exists()
+        if owner is None or owner.restored or fenced:
             best = operators.best(sim, owner)
             if best is not None and not best.is_primary:
                 operators.promote(sim, best)

@@ -9,7 +9,7 @@ from attrs import define
 from klein import Klein
 
 from cluster.durable import SecretBlobs
-from cluster.errors import InvalidRequest, NotFound
+from cluster.errors import Gone, InvalidRequest, NotFound
 from cluster.model import SHA256, MirrorIndex
 from cluster.names import project_name
 from cluster.protocol import (
@@ -143,9 +143,9 @@ class PrimaryWeb(DevpiWeb):
         try:
             data = await self.database.readers.run(self.blobs.get, name)
         except FileNotFoundError:
-            raise NotFound("there is no such blob") from None
+            raise Gone("there is no such blob (any more)") from None
         if not data:  # lost before this node was promoted: see `SecretBlobs.lost`
-            raise NotFound("there is no such blob any more")
+            raise Gone("there is no such blob any more")
         headers = {"Cache-Control": "no-store"}
         return Reply(200, data, "application/octet-stream", headers)
 

@@ -17,7 +17,7 @@ from klein import Klein
 from sqlalchemy import Connection
 
 from cluster.durable import SecretBlobs
-from cluster.errors import InvalidRequest, LoopDetected, NotFound, Unavailable
+from cluster.errors import Gone, InvalidRequest, LoopDetected, NotFound, Unavailable
 from cluster.log import changelog, notes
 from cluster.log.snapshot import CHUNK_LIMIT
 from cluster.model import SHA256
@@ -173,7 +173,7 @@ class Relay:
         return Reply(200, note, "text/plain; charset=utf-8", NO_STORE)
 
     async def secret(self, request: NodeRequest, name: str) -> Reply:
-        """A node-only blob, from here or from whom this replica follows; raises NotFound."""
+        """A node-only blob, from here or from whom this replica follows; raises Gone."""
         self._identity.require_node(request)
         if not SHA256.fullmatch(name):
             raise NotFound("there is no such blob")
@@ -182,11 +182,11 @@ class Relay:
         except FileNotFoundError:
             headers = {**self._client.headers(), VIA_HEADER: via_through(request, self._own)}
             answer = await self._client.ask("GET", f"{SECRET_PATH}/{name}", headers)
-            if answer.status != 404 and sha256(answer.body).hexdigest() != name:
-                raise Unavailable("whom this replica follows has no good answer") from None
             data = answer.body if answer.status == 200 else b""
+            if answer.status != 410 and sha256(data).hexdigest() != name:
+                raise Unavailable("whom this replica follows has no good answer") from None
         if not data:
-            raise NotFound("there is no such blob")
+            raise Gone("there is no such blob (any more)")
         return Reply(200, data, "application/octet-stream", NO_STORE)
 
     async def _passed_on(

@@ -66,7 +66,7 @@ class SecretSync:
         """
         for name in names:
             answer = await self._client.ask("GET", f"{SECRET_PATH}/{name}", self._client.headers())
-            if answer.status == 404:
+            if answer.status == 410:  # a 404 may be some proxy's
                 self._log.warn("the primary has no node-only blob {name} any more", name=name)
                 await self._threads.run(self._blobs.lost, name)
                 continue

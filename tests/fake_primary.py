@@ -127,7 +127,7 @@ class FakePrimary:
     def _send_blob(self, request: Any) -> None:
         name = request.path.decode().rpartition("/")[2]
         self.asked_blobs.append(name)
-        request.setResponseCode(200 if name in self.blobs else 404)
+        request.setResponseCode(200 if name in self.blobs else 410)
         self.send_body(request, self.blobs.get(name, b""), "application/octet-stream")
 
     def _gone(self, request: Any) -> None:

@@ -31,7 +31,7 @@ from tests.simulation.walk import Step, smallest, steps, walk, written
 
 WALKS = 25
 """How many walks each of the tests below takes."""
-FOUND = (65, 119, 2235, 5132)
+FOUND = (65, 119, 2235, 5132, 7048)
 """Walks that once failed, beside those that have tests of their own below."""
 HYPOTHESIS_SEEDS = (1, 2)
 SECONDS = float(os.environ.get("PYMIRROR_SIMULATION_SECONDS", "0"))
@@ -68,7 +68,7 @@ def test_fixed_walks(first: int) -> None:
 @pytest.mark.parametrize("number", FOUND)
 def test_walks_that_failed(number: int) -> None:
     """They hold where they once did not: a false 410, a compacted old primary, a blob that was
-    lost before a promotion."""
+    lost before a promotion, a false 404 for a blob."""
     go(number)
 
 

@@ -77,6 +77,8 @@ class History:
     """Entries written by a primary that was restored from a backup."""
     restored: bool = False
     """Whether a primary has lost some of its past: then also blobs that entries name are gone."""
+    told_gone: bool = False
+    """Whether somebody was told 410, by whom it may believe, of a blob that there is."""
     acks: list[Ack] = field(factory=list)
     signed: dict[tuple[bytes, int], bytes] = field(factory=dict)
     looks: int = 0
@@ -165,7 +167,7 @@ class History:
             self._check_log(name, connection, root, writes)
             if digest(connection) != self._replayed(root):
                 raise Violation(f"R1: the state of {name} is not what its log says")
-            if not self.restored:
+            if not self.restored and not self.told_gone:
                 _check_blobs(name, connection, folder)
         self._check_way(name, self.seen.get(name, EMPTY), root)
         self.seen[name] = root

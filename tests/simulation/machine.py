@@ -127,6 +127,7 @@ class Machine(RuleBasedStateMachine):
     @rule(name=NAMES, source=NAMES, how=st.sampled_from(sorted(SPOILS)), at=st.integers(0, 2000))
     def spoil(self, name: str, source: str, how: str, at: int) -> None:
         """The next answer from one node to another is not what was sent."""
+        self.sim.history.told_gone |= how == "gone"
         self.sim.network.spoiled[source, name] = lambda reply: SPOILS[how](reply, at)
 
     @rule(name=NAMES, power=st.booleans())

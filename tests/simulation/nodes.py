@@ -23,7 +23,7 @@ from cluster.auth.nodes import NodeSecret
 from cluster.auth.passwords import PasswordChecker
 from cluster.clock import Clock, Delayed
 from cluster.durable import SecretBlobs, write_durably
-from cluster.errors import NotFound, PymirrorError
+from cluster.errors import Gone, NotFound, PymirrorError
 from cluster.log import changelog
 from cluster.log.changes import Change
 from cluster.log.epochs import Trust
@@ -320,7 +320,7 @@ class Running:
         self.identity.require_node(_as_node(request))
         data = self.blobs.get(name) if self.blobs.has(name) else b""
         if not data:
-            raise NotFound("there is no such blob")
+            raise Gone("there is no such blob")
         return Reply(200, data, "application/octet-stream")
 
     async def _send_snapshot(self, request: Request, rest: str) -> Reply:

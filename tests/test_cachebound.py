@@ -140,6 +140,20 @@ async def test_strangers_are_accounted_for(tmp_path: Path) -> None:
         assert it.keeping.bound.evicted == 1
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_file_of_the_first_second_is_cache(tmp_path: Path) -> None:
+    """What arrives while the disk is first looked through is what its arrival said it is."""
+    async with site(tmp_path, cache_bytes=0) as it:
+        fetched = await it.add(b"1" * 1_000)
+        coming = await it.add(b"2" * 1_000, fetched=False)
+        it.start()
+        it.keeping.ledger.added(fetched, 1_000, fetched=True)
+        it.keeping.ledger.added(coming, 1_000, fetched=False)
+        await it.add(b"3" * 1_000)
+        it.pass_time(2 * OLD)
+        assert (it.has(fetched), it.has(coming)) == (False, True)
+
+
 def test_sizes() -> None:
     """Decimal and binary units; nonsense is refused."""
     assert parse_size("50GB") == 50 * 10**9

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     delete,
     func,
     select,
@@ -178,11 +179,15 @@ def _write(
         if change["size"] is None:
             connection.execute(delete(table).where(table.c.sha256 == change["sha256"]))
             continue
-        # What was uploaded stays so, also if the same bytes are fetched later.
+        # What was uploaded stays so, also if the same bytes are fetched later. One that was found
+        # on the disk before its arrival was written here says nothing of that yet.
         added = insert(table).values(**change)
+        is_stranger = table.c.scrubbed_at == 0
+        least = func.min(table.c.cached, added.excluded.cached)
         kept = {
-            "cached": func.min(table.c.cached, added.excluded.cached),
+            "cached": case((is_stranger, added.excluded.cached), else_=least),
             "used_at": added.excluded.used_at,
+            "scrubbed_at": func.max(table.c.scrubbed_at, added.excluded.scrubbed_at),
         }
         connection.execute(added.on_conflict_do_update(index_elements=["sha256"], set_=kept))
     if uses:

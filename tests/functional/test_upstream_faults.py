@@ -56,7 +56,7 @@ def _failing(primary: Node, index: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "fault", [{"flip": True}, {"short": 70_000}, {"cut": 70_000}, {"status": 500}, {"status": 404}],
+    "fault", [{"flip": True}, {"short": 70_000}, {"cut": 700}, {"status": 500}, {"status": 404}],
     ids=["wrong", "short", "cut", "500", "404"],
 )  # fmt: skip
 def test_broken_file(trio: Trio, request: pytest.FixtureRequest, fault: dict[str, Any]) -> None:

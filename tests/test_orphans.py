@@ -107,7 +107,11 @@ def test_a_tox_result_goes_with_its_file(orphans: Orphans) -> None:
     assert orphans.files == {}
 
 
-@pytest.mark.parametrize("stored", [hash_password("x"), "devpi-sha256$salt$" + "ab" * 32, LOCKED])
+@pytest.mark.parametrize(
+    "stored",
+    [hash_password("x"), "devpi-sha256$salt$" + "ab" * 32, LOCKED],
+    ids=["ours", "devpi", "locked"],
+)
 def test_users(orphans: Orphans, tmp_path: Path, stored: str) -> None:
     """A password's hash is sent as a dump has it; root comes last."""
     blob = SecretBlobs(tmp_path / "secrets").add(stored.encode())

@@ -30,7 +30,7 @@ from sqlalchemy import (
     text,
     update,
 )  # fmt: skip
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import Insert, insert
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -60,9 +60,34 @@ table = Table(
     Index("hosted_files_missing", "serial", "kept", sqlite_where=text("here = 0")),
 )
 
+
+def _upserting() -> Insert:
+    added = insert(table)
+    is_same_scan = table.c.generation == added.excluded.generation
+    changed = {
+        "serial": func.min(table.c.serial, added.excluded.serial),
+        "kept": func.max(added.excluded.kept, case((is_same_scan, table.c.kept), else_=0)),
+        "here": added.excluded.here,
+        "generation": added.excluded.generation,
+    }
+    return added.on_conflict_do_update(index_elements=["sha256"], set_=changed)
+
+
+# Made once: making a statement takes longer than running it.
+_UPSERT: Final = _upserting()
+_NOTE: Final = (
+    update(table).where(table.c.sha256 == bindparam("name")).values(here=bindparam("is_here"))
+)
+_FIRST_MISSING: Final = select(func.min(table.c.serial)).where(table.c.here == 0)
+_MISSING: Final = select(
+    func.count(), func.coalesce(func.sum(table.c.kept), 0), func.min(table.c.serial)
+).where(table.c.here == 0)
+
 RESCAN_SECONDS: Final = 3_600.0
 _RETRY_SECONDS = 5.0
 _PAUSE_SECONDS = 0.02
+# Where nobody listens (on a primary), many uploads are one look: nothing waits for the figures.
+_GATHER_SECONDS = 0.5
 _LEAST_RESCAN_SECONDS = 60.0
 # Counting so many takes a while: not at each change.
 _MANY = 20_000
@@ -97,6 +122,7 @@ class HostedFiles:
     _counted_at: float = 0.0
     _busy: bool = False
     _again: bool = False
+    _gathering: bool = False
     _changes: dict[str, int] = field(factory=dict)
     _timer: Delayed | None = None
     _has_failed: bool = False
@@ -122,12 +148,12 @@ class HostedFiles:
     def added(self, sha256: str, size: int, *, fetched: bool) -> None:
         """A file is here now."""
         self._changes[sha256] = 1
-        self._look()
+        self._news()
 
     def gone(self, sha256: str) -> None:
         """A file is not here any more."""
         self._changes[sha256] = 0
-        self._look()
+        self._news()
 
     def used(self, sha256: str) -> None:
         """Nothing changes."""
@@ -156,12 +182,26 @@ class HostedFiles:
             self._rewinds += 1
             self.serial = min(self.serial, here)
             self.files_position = min(self.files_position, here)
-        self._look()
+        self._news()
+
+    def _news(self) -> None:
+        if self.listeners or self.missing is None:
+            self._look()
+        elif self._busy:
+            self._again = True
+        elif not self._gathering and not self._stopped:
+            self._look_in(_GATHER_SECONDS)
+            self._gathering = True
+
+    def _look_in(self, seconds: float) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self._clock.callLater(seconds, self._look)
 
     def _look(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = None
+        self._timer, self._gathering = None, False
         if self._stopped:
             return
         if self._busy:
@@ -182,38 +222,56 @@ class HostedFiles:
             return
         if self._again:
             self._again = False
-            self._timer = self._clock.callLater(_PAUSE_SECONDS, self._look)
+            self._look_in(_PAUSE_SECONDS if self.listeners else _GATHER_SECONDS)
+            self._gathering = True
         else:
             seconds = max(1.0, self._rescan_at - self._clock.seconds())
             if self._has_failed:
                 self._has_failed, seconds = False, _RETRY_SECONDS
-            self._timer = self._clock.callLater(seconds, self._look)
+            self._look_in(seconds)
 
     async def _up_to_date(self) -> None:
         head, since, rewinds = self._position.serial, self.serial, self._rewinds
         current_at = self._clock.seconds()
-        is_due = self._clock.seconds() >= self._rescan_at
+        is_due = current_at >= self._rescan_at
+        named: list[Named] | None = []
         if is_due or (head - since > _MOST_ENTRIES and since):
-            await self._scan(head)
+            named = None
         elif head > since:
             named = await self._database.read(lambda c: named_since(c, since, head))
-            if named is None:
-                await self._scan(head)
-            else:
-                await self._put(named)
-        changes, self._changes = self._changes, {}
-        await self.local.write(lambda c: _note(c, changes))
-        now = self._clock.seconds()
-        if self.missing is None or self.missing < _MANY or now >= self._counted_at + _COUNT_SECONDS:
-            self.missing, self.missing_kept = await self.local.read(_count)
-            self._counted_at = now
-        first = await self.local.read(_first_missing)
+        if named is None:
+            await self._scan(head)
+        first = await self._noted(named or [])
         if rewinds != self._rewinds:
             return  # what was read is of a history that is no more; the next look is due
         self.serial, self._current_at = max(self.serial, head), current_at
         self.files_position = self.serial if first is None else min(first - 1, self.serial)
         for listener in self.listeners:
             listener()
+
+    async def _noted(self, named: Sequence[Named]) -> int | None:
+        """Write what was found, and count; the first serial of which a file is missing."""
+        changes, self._changes = self._changes, {}
+        while len(named) > BATCH:
+            await self._put(named[:BATCH])
+            named = named[BATCH:]
+        rows, now = [self._row(each) for each in named], self._clock.seconds()
+        counts = self.missing is None or self.missing < _MANY
+        counts = counts or now >= self._counted_at + _COUNT_SECONDS
+
+        def work(connection: Connection) -> tuple[Any, int | None]:
+            _upsert(connection, rows, self._store.path)
+            _note(connection, changes)
+            if not counts:
+                return None, connection.execute(_FIRST_MISSING).scalar()
+            missing, kept, first = connection.execute(_MISSING).one()
+            return (missing, kept), first
+
+        # One transaction: this is done for each page that a replica follows.
+        counted, first = await self.local.write(work)
+        if counted is not None:
+            (self.missing, self.missing_kept), self._counted_at = counted, now
+        return first
 
     async def _scan(self, head: int) -> None:
         self._rescan_at = self._clock.seconds() + RESCAN_SECONDS
@@ -233,7 +291,7 @@ class HostedFiles:
         )
 
     async def _put(self, named: Sequence[Named]) -> None:
-        # On the database's own thread, as `_count`: a file that comes between the look at the
+        # On the database's own thread, as `_noted`: a file that comes between the look at the
         # disk and the row would be missed otherwise.
         for at in range(0, len(named), BATCH):
             rows = [self._row(each) for each in named[at : at + BATCH]]
@@ -252,37 +310,14 @@ def _upsert(
 ) -> None:
     for row in rows:
         row["here"] = int(path(row["sha256"]).exists())
-    added = insert(table)
-    is_same_scan = table.c.generation == added.excluded.generation
-    changed = {
-        "serial": func.min(table.c.serial, added.excluded.serial),
-        "kept": func.max(added.excluded.kept, case((is_same_scan, table.c.kept), else_=0)),
-        "here": added.excluded.here,
-        "generation": added.excluded.generation,
-    }
     if rows:
-        connection.execute(
-            added.on_conflict_do_update(index_elements=["sha256"], set_=changed), rows
-        )
+        connection.execute(_UPSERT, rows)
 
 
 def _note(connection: Connection, changes: dict[str, int]) -> None:
     if changes:
-        change = update(table).where(table.c.sha256 == bindparam("name"))
-        connection.execute(
-            change.values(here=bindparam("is_here")),
-            [{"name": name, "is_here": here} for name, here in changes.items()],
-        )
-
-
-def _count(connection: Connection) -> tuple[int, int]:
-    statement = select(func.count(), func.coalesce(func.sum(table.c.kept), 0))
-    row = connection.execute(statement.where(table.c.here == 0)).one()
-    return row[0], row[1]
-
-
-def _first_missing(connection: Connection) -> int | None:
-    return connection.execute(select(func.min(table.c.serial)).where(table.c.here == 0)).scalar()
+        noted = [{"name": name, "is_here": here} for name, here in changes.items()]
+        connection.execute(_NOTE, noted)
 
 
 def _last_generation(connection: Connection) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 from attrs import frozen
-from sqlalchemy import Connection, Table, select, text
+from sqlalchemy import Connection, Select, Table, bindparam, select, text
 
 from cluster.errors import LogError
 from cluster.log import changelog
@@ -40,6 +40,21 @@ SOURCES = (
     Source(schema.docs, ("index_name", "project", "version")),
     Source(schema.toxresults, ("index_name", "project", "result")),
 )
+
+
+# Made once: each commit asks, and making a statement takes longer than running it.
+_TYPE: Final = select(schema.indexes.c.type).where(schema.indexes.c.name == bindparam("index"))
+
+
+def _since(of: Table) -> tuple[Select[Any], Select[Any]]:
+    """The rows of an index, and those of a project on it, that changed behind a serial."""
+    whole = select(of).where(
+        of.c.index_name == bindparam("index"), of.c.serial > bindparam("since")
+    )
+    return whole, whole.where(of.c.project == bindparam("project"))
+
+
+_SINCE: Final = tuple(_since(source.table) for source in SOURCES)
 
 
 def page(
@@ -97,13 +112,9 @@ def _places(entries: Iterable[bytes]) -> Iterator[tuple[str, str | None]]:
 
 
 def _at(connection: Connection, since: int, index: str, project: str | None) -> Iterator[Named]:
-    hosted = select(schema.indexes.c.type).where(schema.indexes.c.name == index)
-    if connection.execute(hosted).scalar() != "stage":
+    if connection.execute(_TYPE, {"index": index}).scalar() != "stage":
         return
-    for source in SOURCES:
-        of = source.table
-        statement = select(of).where(of.c.index_name == index, of.c.serial > since)
-        if project is not None:
-            statement = statement.where(of.c.project == project)
-        for row in connection.execute(statement):
-            yield from _named(of, row)
+    where = {"index": index, "since": since, "project": project}
+    for source, (of_index, of_project) in zip(SOURCES, _SINCE, strict=True):
+        for row in connection.execute(of_index if project is None else of_project, where):
+            yield from _named(source.table, row)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, Final
 
 from attrs import define, field
@@ -29,7 +30,7 @@ from sqlalchemy import (
     select,
     update,
 )  # fmt: skip
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import Insert, insert
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -172,30 +173,38 @@ def oldest_scrub(connection: Connection) -> float | None:
     return connection.execute(select(func.min(table.c.scrubbed_at))).scalar() or None
 
 
+def _adding() -> Insert:
+    # What was uploaded stays so, also if the same bytes are fetched later. One that was found
+    # on the disk before its arrival was written here says nothing of that yet.
+    added = insert(table)
+    is_stranger = table.c.scrubbed_at == 0
+    least = func.min(table.c.cached, added.excluded.cached)
+    kept = {
+        "cached": case((is_stranger, added.excluded.cached), else_=least),
+        "used_at": added.excluded.used_at,
+        "scrubbed_at": func.max(table.c.scrubbed_at, added.excluded.scrubbed_at),
+    }
+    return added.on_conflict_do_update(index_elements=["sha256"], set_=kept)
+
+
+# Made once: making a statement takes longer than running it.
+_ADDED: Final = _adding()
+_GONE: Final = delete(table).where(table.c.sha256 == bindparam("name"))
+_USED: Final = (
+    update(table).where(table.c.sha256 == bindparam("name")).values(used_at=bindparam("at"))
+)
+
+
 def _write(
     connection: Connection, changes: Sequence[dict[str, Any]], uses: dict[str, float]
 ) -> None:
-    for change in changes:
-        if change["size"] is None:
-            connection.execute(delete(table).where(table.c.sha256 == change["sha256"]))
-            continue
-        # What was uploaded stays so, also if the same bytes are fetched later. One that was found
-        # on the disk before its arrival was written here says nothing of that yet.
-        added = insert(table).values(**change)
-        is_stranger = table.c.scrubbed_at == 0
-        least = func.min(table.c.cached, added.excluded.cached)
-        kept = {
-            "cached": case((is_stranger, added.excluded.cached), else_=least),
-            "used_at": added.excluded.used_at,
-            "scrubbed_at": func.max(table.c.scrubbed_at, added.excluded.scrubbed_at),
-        }
-        connection.execute(added.on_conflict_do_update(index_elements=["sha256"], set_=kept))
+    for is_gone, group in groupby(changes, lambda change: change["size"] is None):
+        if is_gone:
+            connection.execute(_GONE, [{"name": change["sha256"]} for change in group])
+        else:
+            connection.execute(_ADDED, list(group))
     if uses:
-        touch = update(table).where(table.c.sha256 == bindparam("name"))
-        connection.execute(
-            touch.values(used_at=bindparam("at")),
-            [{"name": name, "at": at} for name, at in uses.items()],
-        )
+        connection.execute(_USED, [{"name": name, "at": at} for name, at in uses.items()])
 
 
 def _files_in(store: FileStore, folder: str) -> dict[str, tuple[int, float]]:

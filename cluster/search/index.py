@@ -215,7 +215,9 @@ class SearchIndex:
         if page:
             after = evolve(progress, serial=progress.serial + len(page))
             self._write(source, engine, list(keys), after)
-        return bool(page)
+            # What came meanwhile is gathered with what comes next.
+            return after.serial < self._position.serial - _LOG_ENTRIES
+        return False
 
     def _write(
         self, source: Connection, engine: Engine, keys: list[documents.Key], after: Progress

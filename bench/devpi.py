@@ -87,7 +87,9 @@ class Devpi:
 
     def serial(self, target: Target) -> int:
         """See `System`."""
-        return int(get(target.address, "/+status").json()["result"]["serial"])
+        # With devpi-web in the environment, who does not ask for JSON is given HTML.
+        status = get(target.address, "/+status", {"Accept": "application/json"})
+        return int(status.json()["result"]["serial"])
 
     def credentials(self, target: Target) -> Mapping[str, str]:
         """A login token, as devpi's client uses one: it spares a password hash per request."""

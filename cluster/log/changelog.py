@@ -7,12 +7,13 @@ tiles and the state that follows from them are durable together or not at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from sqlalchemy import Column, Connection, Integer, LargeBinary, MetaData, Table, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from cluster.errors import LogError
 from cluster.log.changes import Entry, decode
+from cluster.log.driver import driver
 from cluster.log.merkle import (
     HASH_SIZE,
     TILE_WIDTH,
@@ -50,6 +51,11 @@ tiles = Table(
     Column("hashes", LargeBinary, nullable=False),
 )
 
+_TILE_BYTES: Final = TILE_WIDTH * HASH_SIZE
+_ADD_ENTRY: Final = "INSERT INTO log (serial, entry) VALUES (?, ?)"
+_SET_TILE: Final = """INSERT INTO tiles (level, number, hashes) VALUES (?, ?, ?)
+ON CONFLICT (level, number) DO UPDATE SET hashes = excluded.hashes"""
+
 
 def append(connection: Connection, frontier: Frontier, entries: Sequence[Entry]) -> Frontier:
     """Store entries behind the log's head and return the new frontier.
@@ -61,41 +67,30 @@ def append(connection: Connection, frontier: Frontier, entries: Sequence[Entry])
     for at, entry in enumerate(entries, start=frontier.size + 1):
         if entry.serial != at:
             raise LogError(f"entry {entry.serial} where {at} was expected")
-    connection.execute(
-        log.insert(), [{"serial": entry.serial, "entry": entry.raw} for entry in entries]
-    )
+    driver(connection).executemany(_ADD_ENTRY, [(entry.serial, entry.raw) for entry in entries])
     leaves = [leaf_hash(entry.raw) for entry in entries]
-    _append_hashes(connection, 0, frontier.size, leaves)
+    append_leaves(connection, frontier.size, b"".join(leaves))
     return frontier.extended(leaves)
 
 
-def append_leaves(connection: Connection, start: int, leaves: Sequence[bytes]) -> None:
-    """Make tiles of the leaf hashes behind the first `start`, whose entries are not here."""
-    _append_hashes(connection, 0, start, leaves)
+def append_leaves(connection: Connection, start: int, leaves: bytes) -> None:
+    """Make tiles of the joined leaf hashes behind the first `start`; entries may not be here."""
+    level = 0
+    while leaves:
+        start, leaves = _append_hashes(connection, level, start, leaves)
+        level += 1
 
 
-def _append_hashes(connection: Connection, level: int, start: int, hashes: Sequence[bytes]) -> None:
-    number, filled = divmod(start, TILE_WIDTH)
-    data = tile(connection, level, number)[: filled * HASH_SIZE] if filled else b""
-    upper: list[bytes] = []
-    first, at = number, 0
-    while at < len(hashes):
-        take = min(TILE_WIDTH - filled, len(hashes) - at)
-        data += b"".join(hashes[at : at + take])
-        statement = insert(tiles).values(level=level, number=number, hashes=data)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["level", "number"], set_={"hashes": statement.excluded.hashes}
-            )
-        )
-        if filled + take == TILE_WIDTH:
-            upper.append(
-                perfect_root([data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE)])
-            )
-            number, filled, data = number + 1, 0, b""
-        at += take
-    if upper:
-        _append_hashes(connection, level + 1, first, upper)
+def _append_hashes(
+    connection: Connection, level: int, start: int, hashes: bytes
+) -> tuple[int, bytes]:
+    """Add joined hashes to a level; what follows from them on the next one, and its place there."""
+    first, filled = divmod(start, TILE_WIDTH)
+    data = (tile(connection, level, first)[: filled * HASH_SIZE] if filled else b"") + hashes
+    made = [data[at : at + _TILE_BYTES] for at in range(0, len(data), _TILE_BYTES)]
+    rows = [(level, number, one) for number, one in enumerate(made, start=first)]
+    driver(connection).executemany(_SET_TILE, rows)
+    return first, b"".join(perfect_root(one) for one in made if len(one) == _TILE_BYTES)
 
 
 def tile(connection: Connection, level: int, number: int) -> bytes:

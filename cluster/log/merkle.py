@@ -74,12 +74,14 @@ def fold_root(subtrees: Sequence[bytes]) -> bytes:
     return root
 
 
-def perfect_root(hashes: Sequence[bytes]) -> bytes:
-    """The root over a power of two of sibling hashes."""
-    level = list(hashes)
-    while len(level) > 1:
-        level = [node_hash(level[at], level[at + 1]) for at in range(0, len(level), 2)]
-    return level[0]
+def perfect_root(hashes: bytes) -> bytes:
+    """The root over sibling hashes, joined; they are a power of two."""
+    while len(hashes) > HASH_SIZE:
+        pairs = range(0, len(hashes), 2 * HASH_SIZE)
+        hashes = b"".join(
+            [sha256(b"\x01" + hashes[at : at + 2 * HASH_SIZE]).digest() for at in pairs]
+        )
+    return hashes
 
 
 def frontier_at(size: int, tile: Callable[[int, int], bytes]) -> Frontier:
@@ -102,11 +104,10 @@ def frontier_at(size: int, tile: Callable[[int, int], bytes]) -> Frontier:
 
 
 def _binary_subtrees(data: bytes, count: int) -> list[bytes]:
-    hashes = [data[at : at + HASH_SIZE] for at in range(0, count * HASH_SIZE, HASH_SIZE)]
     found, start = [], 0
     for bit in range(count.bit_length() - 1, -1, -1):
-        width = 1 << bit
-        if count & width:
-            found.append(perfect_root(hashes[start : start + width]))
+        width = (1 << bit) * HASH_SIZE
+        if count & 1 << bit:
+            found.append(perfect_root(data[start : start + width]))
             start += width
     return found

@@ -198,8 +198,8 @@ def unpack(chunk: Chunk, packed: bytes) -> bytes:
     return raw
 
 
-def leaves_of(chunk: Chunk, raw: bytes) -> list[bytes]:
-    """The leaf hashes in a chunk's content; raises LogError."""
+def leaves_of(chunk: Chunk, raw: bytes) -> bytes:
+    """The joined leaf hashes that a chunk's content is; raises LogError."""
     if len(raw) != chunk.rows * HASH_SIZE:
         raise LogError("a chunk of leaf hashes has another length than its manifest says")
-    return [raw[at : at + HASH_SIZE] for at in range(0, len(raw), HASH_SIZE)]
+    return raw

@@ -8,15 +8,16 @@ are inserted. Straight to the driver: a large index has millions of rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from sqlite3 import IntegrityError, InterfaceError, ProgrammingError
 
 import orjson
 from sqlalchemy import Connection, LargeBinary, Table
-from sqlalchemy.exc import IntegrityError, InterfaceError, ProgrammingError
 
 from cluster.errors import LogError
+from cluster.log.driver import driver
 from cluster.state import schema
 
 _BLOCK_ROWS = 100
@@ -32,13 +33,9 @@ def header(table: Table) -> bytes:
 
 def blocks(connection: Connection, table: Table) -> Iterator[tuple[bytes, int]]:
     """A table's rows as lines, some at a time, and how many they are."""
-    # Any: the driver's own cursor, which has no types.
-    cursor: Any = connection.exec_driver_sql(_select(table)).cursor
-    try:
+    with closing(driver(connection).execute(_select(table))) as cursor:
         while rows := cursor.fetchmany(_BLOCK_ROWS):
             yield b"\n".join(map(orjson.dumps, rows)) + b"\n", len(rows)
-    finally:
-        cursor.close()
 
 
 @lru_cache(maxsize=64)
@@ -76,15 +73,13 @@ def insert_rows(connection: Connection, name: str, raw: bytes) -> int:
     if table is None:
         raise LogError(f"rows of a table {name!r}, which this program does not have")
     try:
-        rows = [orjson.loads(line) for line in raw.splitlines()]
+        rows = list(map(orjson.loads, raw.splitlines()))
     except orjson.JSONDecodeError:
         raise LogError(f"rows of {name} are not JSON") from None
-    width = len(table.columns)
-    if any(type(row) is not list or len(row) != width for row in rows):
+    if not set(map(type, rows)) <= {list} or not set(map(len, rows)) <= {len(table.columns)}:
         raise LogError(f"rows of {name} do not have its columns")
     try:
-        if rows:
-            connection.exec_driver_sql(_insert(table), [tuple(row) for row in rows])
+        driver(connection).executemany(_insert(table), rows)
     except (IntegrityError, InterfaceError, ProgrammingError, OverflowError) as error:
         raise LogError(f"rows of {name} do not fit into it: {error}") from None
     return len(rows)

@@ -105,3 +105,9 @@ class LogError(PymirrorError):
 
 class UnknownFormat(LogError):
     """An entry's kind or format is newer than this program: upgrade it, never skip the entry."""
+
+
+class NotDurable(PymirrorError):
+    """The disk refused to keep what was committed, and may have lost it already."""
+
+    status = 503

@@ -29,7 +29,7 @@ MOST_WEIGHT: Final = 1_000
 PRIMARY: Final = "primary"
 
 _NEVER_IN: Final = frozenset({"diverged", "other-log", "not-admitted", "bad-answer",
-                              "needs-upgrade"})  # fmt: skip
+                              "needs-upgrade", "disk-failed"})  # fmt: skip
 _HASHES: Final = 2**64
 
 

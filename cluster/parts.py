@@ -228,7 +228,7 @@ def open_parts(
 ) -> Parts:  # fmt: skip
     """Open the state directory and make what every node needs; nothing is served yet.
 
-    `durable` is whether each commit is fsynced: what is acknowledged must survive a power cut.
+    `durable` is whether each commit is fsynced; without, `Database.make_durable` does it.
     `local_tables` are what this role keeps in local.sqlite beside what every node does.
     """
     state_dir, pools, lock = settings.state_dir, Pools.make(reactor), FolderLock(settings.state_dir)
@@ -335,8 +335,9 @@ def _open_databases(
         *local_tables,
         durable=False,
     )
+    wal = state_dir / "log.sqlite-wal"
     return (
-        Database(engine, pools.writer, pools.readers),
+        Database(engine, pools.writer, pools.readers, None if durable else wal),
         Database(local, pools.local, pools.local),
     )
 

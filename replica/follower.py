@@ -2,7 +2,10 @@
 
 Order of effects: node-only blobs that the page names fetched; identity, contiguity, formats and
 signed root checked → entries, state and position in one transaction → caches hear of it →
-waiters wake. Any failed check: nothing of the page is applied.
+waiters wake → the disk has kept it → the primary is told of it by the next poll. Any failed check:
+nothing of the page is applied.
+
+Readers see entries before they are durable here: after a power cut they are followed once more.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from cluster.clock import Clock
 from cluster.durable import write_durably
 from cluster.errors import LogError
 from cluster.log import changelog
-from cluster.log.epochs import Start, Trust
+from cluster.log.epochs import Start, Trust, parting
 from cluster.log.merkle import Frontier
 from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT
 from cluster.rollback import roll_back
@@ -44,6 +47,7 @@ from replica.following import (
     delay_seconds,
     failed,
 )
+from replica.owners import Owners
 from replica.primary_client import PrimaryClient, unpack
 from replica.secretsync import LacksSecrets, SecretSync
 from replica.taking import Taken, take
@@ -73,16 +77,21 @@ class Follower:
     following: Following = field(factory=Following)
     identity: LogIdentity | None = None
     note: bytes | None = None
+    durable: int = 0
+    """Up to which serial all survives a power cut; nobody is told of more."""
     _later: tuple[Start, ...] | None = None
     _had_no_more: bool = False
     _chance: random.Random = field(factory=random.Random)
+    _owners: Owners = field(init=False)
     _running: Deferred[None] | None = None
     _pausing: Deferred[None] | None = None
     _stopped: bool = False
 
     def start(self) -> None:
         """Begin to follow; returns at once."""
-        self.following = Following(since=self._now(), caught_up_once=self._caught_up_file.exists())
+        # An operator may have removed the log alone, to have it fetched again.
+        caught_up_once = self.frontier.size > 0 and self._caught_up_file.exists()
+        self.following = Following(since=self._now(), caught_up_once=caught_up_once)
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(_cancelled)
 
@@ -155,6 +164,7 @@ class Follower:
         trust = Trust(identity.log, identity.key, self._client.secret)
         if self._later is None:
             self._later = tuple(s for s in await self._client.epochs() if s.is_proven(trust))
+            await self._owners.met(self._later)
         try:
             await self._start_from_snapshot(trust, self._later)
             await self._take_page(trust, self._later)
@@ -168,12 +178,15 @@ class Follower:
 
     async def _take_page(self, trust: Trust, later: Sequence[Start]) -> None:
         at = self.frontier
+        await self._make_durable(at.size)
         # Only who has everything waits for news: a restarted replica must learn at once that
         # nothing is missing. A replica that we follow may have no more although there is more.
         waits = self.following.state is State.IN_SYNC or self._had_no_more
         report = orjson.dumps(self.report(self.following))
+        epoch = self._position.head.epoch
+        claims = await self._owners.claims(epoch)
         body, encoding, primary_serial = await self._client.tail(
-            trust.log, at, self._position.head.epoch, POLL_WAIT_SECONDS if waits else 0.0, report
+            trust.log, at, epoch, POLL_WAIT_SECONDS if waits else 0.0, report, claims
         )
 
         def work(connection: Connection) -> Taken:
@@ -190,6 +203,11 @@ class Follower:
         await self._taken(taken, primary_serial)
         if taken.frontier.size == at.size:
             await self._pause(_EMPTY_PAGE_SECONDS)
+
+    async def _make_durable(self, size: int) -> None:
+        if self.durable != size:
+            await self._database.make_durable()
+            self.durable = size
 
     async def _start_from_snapshot(self, trust: Trust, later: Sequence[Start]) -> None:
         if self.bootstrap is None or not await self.bootstrap.is_due(self.frontier):
@@ -218,7 +236,9 @@ class Follower:
 
     async def _healed(self, later: Sequence[Start]) -> bool:
         """Whether what we hold beyond a newer epoch's beginning could be taken back."""
-        fork = next((s for s in later if s.epoch > self._position.head.epoch), None)
+        if not any(start.epoch > self._position.head.epoch for start in later):
+            return False
+        fork = parting(await self._database.read(queries.starts), later)
         if fork is None or fork.serial > self.frontier.size:
             return False
         size = fork.serial - 1

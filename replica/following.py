@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from cluster.errors import LogError, LoopDetected, PymirrorError, UnknownFormat
+from cluster.errors import LogError, LoopDetected, NotDurable, PymirrorError, UnknownFormat
 from cluster.hints import hint
 from cluster.upstream.health import iso
 
@@ -34,6 +34,7 @@ class State(StrEnum):
     BAD_ANSWER = "bad-answer"
     NEEDS_UPGRADE = "needs-upgrade"
     LOOP = "loop"
+    DISK_FAILED = "disk-failed"
 
 
 class Unreachable(PymirrorError):
@@ -134,6 +135,7 @@ def _state_after(error: Exception) -> State:
         (WrongLog, State.OTHER_LOG),
         (UnknownFormat, State.NEEDS_UPGRADE),
         (LoopDetected, State.LOOP),
+        (NotDurable, State.DISK_FAILED),
         (LogError, State.BAD_ANSWER),
     ):
         if isinstance(error, kind):

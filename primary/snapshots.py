@@ -27,6 +27,7 @@ from cluster.log.checkpoint import LogSigner
 from cluster.log.epochs import Trust
 from cluster.protocol import SNAPSHOT_FROM_ENTRIES, SNAPSHOT_PATH, SNAPSHOTS_PATH
 from cluster.singleflight import SingleFlight
+from cluster.state import schema
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
 from cluster.state.rows import Touched
@@ -91,9 +92,14 @@ class Snapshots:
         self._thread.stop()
 
     @property
+    def usable(self) -> list[Snapshot]:
+        """Those of this program's tables: a node of another version made the others."""
+        return [one for one in self.kept if one.manifest.schema == schema.VERSION]
+
+    @property
     def newest(self) -> int | None:
-        """The serial of the newest one."""
-        return self.kept[-1].serial if self.kept else None
+        """The serial of the newest usable one."""
+        return max((one.serial for one in self.usable), default=None)
 
     @property
     def is_due(self) -> bool:
@@ -135,8 +141,9 @@ class Snapshots:
         return await self._making.run(None, self._make)
 
     async def _make(self) -> Snapshot:
-        if self.kept and self.newest == self._position.serial:
-            return self.kept[-1]
+        for one in self.usable:
+            if one.serial == self._position.serial:
+                return one
         start = self._clock.seconds()
         maker = Maker(self._root, self._signer, lambda: self._stopping)
         snapshot = await self._thread.run(maker.make, self._database.engine)

@@ -295,7 +295,7 @@ def test_another_version_cannot_be_replayed(snapshot: Snapshot, tmp_path: Path) 
     node = opened(tmp_path / "log.sqlite")
     before = facts(node)
     with node.begin() as connection:
-        connection.exec_driver_sql(f"PRAGMA user_version={schema.VERSION + 1}")
+        connection.exec_driver_sql(f"PRAGMA user_version={schema.VERSION - 1}")
     with pytest.raises(CannotReplay, match="begins behind entry 300"):
         bring_up_to_date(node)
     assert facts(node) == before

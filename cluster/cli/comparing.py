@@ -29,6 +29,10 @@ class Trouble(Exception):
     """It could not be found out whether the nodes are equal."""
 
 
+class OtherTables(Trouble):
+    """Nodes of two versions: their rows cannot be compared, but what they serve can."""
+
+
 class Difference(Exception):
     """They are not; `what` says where, in words."""
 
@@ -98,6 +102,9 @@ def _root_at(pair: Pair, node: str, size: int) -> str:
 def compare_state(pair: Pair, told: Told) -> dict[str, Any]:
     """Level 2: what the entries were turned into, bucket by bucket."""
     one, other = _at_one_serial(pair, STATE_PATH)
+    versions = one.get("schema"), other.get("schema")
+    if versions[0] != versions[1]:
+        raise OtherTables(f"the nodes' tables are of versions {versions[0]} and {versions[1]}")
     names = sorted(one["buckets"].keys() | other["buckets"].keys())
     wrong = [n for n in names if one["buckets"].get(n) != other["buckets"].get(n)]
     found: list[str] = []

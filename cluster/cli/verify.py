@@ -16,6 +16,7 @@ from rich.progress import Progress
 from cluster.cli.asking import NodeAnswers
 from cluster.cli.comparing import (
     Difference,
+    OtherTables,
     Pair,
     Trouble,
     compare_files,
@@ -110,6 +111,7 @@ def _checked(
     except Trouble as trouble:
         report.levels[name] = {"equal": None}
         report.unable.append(f"{name}: {trouble}")
+        return isinstance(trouble, OtherTables)
     finally:
         progress.remove_task(task)
     return report.levels[name]["equal"] is True

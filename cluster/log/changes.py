@@ -119,7 +119,7 @@ def decode(raw: bytes) -> Entry:
         head = {key: values.pop(key) for key in _RESERVED}
     except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError):
         raise LogError("an entry is not a JSON object with the fields of one") from None
-    kind = _known_kind(head["kind"], head["format"])
+    kind = known_kind(head["kind"], head["format"])
     for number, least in ((head["serial"], 1), (head["epoch"], 0)):
         if type(number) is not int or not least <= number <= _MAX_NUMBER:
             raise LogError("an entry's serial or epoch is not a number")
@@ -128,7 +128,8 @@ def decode(raw: bytes) -> Entry:
     return Entry(head["serial"], head["epoch"], head["time"], head["actor"], kind, values, raw)
 
 
-def _known_kind(kind: object, format_number: object) -> Kind:
+def known_kind(kind: object, format_number: object) -> Kind:
+    """The kind of an entry's head; raises UnknownFormat for news to us."""
     try:
         known = Kind(str(kind))
     except ValueError:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from cluster.errors import InvalidRequest
 from cluster.protocol import PROJECTS_PATH, STATE_PATH
-from cluster.state import fingerprint, queries
+from cluster.state import fingerprint, queries, schema
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
 from cluster.web.routes import answering
@@ -38,8 +38,9 @@ async def _buckets(web: Any, request: NodeRequest) -> Reply:
     web.identity.require_node(request)
 
     def read(connection: Connection) -> dict[str, Any]:
-        head = queries.head(connection)
-        return {"serial": head.serial, "buckets": fingerprint.buckets(connection)}
+        found = fingerprint.buckets(connection)
+        serial = queries.head(connection).serial
+        return {"schema": schema.VERSION, "serial": serial, "buckets": found}
 
     return json_reply(await web.database.read(read), headers=_NO_STORE)
 

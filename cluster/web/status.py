@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import resource
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from attrs import define, frozen
@@ -118,7 +118,12 @@ class StatusDocument:
 def rss_bytes() -> int:
     """This process's resident memory in bytes; the peak where /proc does not tell the present."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        # Each poll tells it: without Python's layers of files this takes a tenth of the time.
+        statm = os.open("/proc/self/statm", os.O_RDONLY)
+        try:
+            pages = int(os.read(statm, 200).split()[1])
+        finally:
+            os.close(statm)
     except (OSError, ValueError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return pages * resource.getpagesize()

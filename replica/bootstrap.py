@@ -1,9 +1,9 @@
 """Starting from a snapshot: a replica that has nothing, or less than the primary's log still has.
 
-Order: list → manifest checked → chunks, each durable when its digest is right → a fresh database
-file loaded and checked → node-only blobs → the new file takes the old one's place → the log is
-followed from there. Until then the replica serves what it has. Chunks that are here survive a
-crash and a restart.
+Order: list → manifest checked → chunks, each durable when its digest is right, and loaded into a
+fresh database file while others come → the file checked → node-only blobs → the new file takes the
+old one's place → the log is followed from there. Until then the replica serves what it has. Chunks
+that are here survive a crash and a restart; the file is loaded anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from cluster.durable import write_durably
 from cluster.errors import LogError, UnknownFormat
 from cluster.log.epochs import Start, Trust
 from cluster.log.merkle import Frontier
-from cluster.log.snapshot import CHUNK_LIMIT, MANIFEST_LIMIT, Manifest, is_whole, open_manifest
+from cluster.log.snapshot import (
+    CHUNK_LIMIT,
+    MANIFEST_LIMIT,
+    Chunk,
+    Manifest,
+    is_whole,
+    open_manifest,
+    unpack,
+)
 from cluster.protocol import (
     SNAPSHOT_FROM_ENTRIES,
     SNAPSHOT_PATH,
@@ -57,7 +65,7 @@ class Progress:
     """How far a bootstrap is; `rows` counts what was loaded, then what was verified."""
 
     manifest: Manifest
-    phase: str = "downloading"
+    phase: str = "loading"
     chunks: int = 0
     rows: int = 0
 
@@ -154,14 +162,8 @@ class Bootstrap:
         self._log.info("starting from the snapshot at serial {serial}: {chunks} chunks, {size} "
                        "bytes", serial=serial, chunks=len(manifest.chunks),
                        size=manifest.size)  # fmt: skip
-        await self._download(folder, progress)
         loader = Loader(folder / "loading.sqlite", manifest)
-        try:
-            names = await self._load(loader, folder, progress, trust, at)
-        except (LogError, Diverged):
-            # What was signed does not hold together: perhaps the next one does.
-            await self._heavy.run(shutil.rmtree, folder, True)
-            raise
+        names = await self._bring(loader, folder, progress, trust, at)
         await self._secrets.fetch(await self._heavy.run(self._secrets.lacking, names))
         await self._database.writer.run(
             put_in_place, loader.path, self._state_dir, self._database.engine
@@ -214,50 +216,76 @@ class Bootstrap:
         self._client.expect_ok(answer)
         return answer
 
-    async def _download(self, folder: Path, progress: Progress) -> None:
-        todo = []
-        for number in range(len(progress.manifest.chunks)):
-            if await self._heavy.run(_has_chunk, folder, progress.manifest, number):
-                progress.chunks += 1
-            else:
-                todo.append(number)
-        numbers = iter(todo)
-        workers = [
-            Deferred.fromCoroutine(self._fetch_all(numbers, folder, progress))
-            for _ in range(_PARALLEL)
-        ]
+    async def _bring(
+        self, loader: Loader, folder: Path, progress: Progress, trust: Trust, at: Frontier
+    ) -> set[str]:
+        """Fetch and load at the same time; the names of the node-only blobs that are needed."""
+        here: list[Deferred[None]] = [Deferred() for _ in progress.manifest.chunks]
+        numbers = iter(range(len(here)))
+        loading = Deferred.fromCoroutine(self._load(loader, folder, progress, here, trust, at))
+        running: list[Deferred[Any]] = [loading]
+        for _ in range(_PARALLEL):
+            fetching = self._fetch_all(numbers, folder, progress, here)
+            running.append(Deferred.fromCoroutine(fetching))
         try:
-            await gatherResults(workers, consumeErrors=True)
+            await gatherResults(running, consumeErrors=True)
+            return await loading
         except FirstError as error:
+            _cancel(*running)
+            if error.index == 0 and error.subFailure.check(LogError, Diverged):
+                # What was signed does not hold together: perhaps the next one does.
+                await self._heavy.run(shutil.rmtree, folder, True)
             error.subFailure.raiseException()
         finally:
-            for worker in workers:
-                worker.cancel()
+            _cancel(*running)
 
-    async def _fetch_all(self, numbers: Iterator[int], folder: Path, progress: Progress) -> None:
-        manifest, total = progress.manifest, len(progress.manifest.chunks)
+    async def _fetch_all(
+        self, numbers: Iterator[int], folder: Path, progress: Progress, here: list[Deferred[None]]
+    ) -> None:
+        manifest, total = progress.manifest, len(here)
         for number in numbers:
-            answer = await self._ask(f"{SNAPSHOT_PATH}/{manifest.serial}/{number}", CHUNK_LIMIT)
-            await self._heavy.run(_keep_chunk, folder, manifest, number, answer.body)
+            if not await self._heavy.run(_has_chunk, folder, manifest, number):
+                answer = await self._ask(f"{SNAPSHOT_PATH}/{manifest.serial}/{number}", CHUNK_LIMIT)
+                await self._heavy.run(_keep_chunk, folder, manifest, number, answer.body)
+            here[number].callback(None)
             progress.chunks += 1
             if progress.chunks * 10 // total > (progress.chunks - 1) * 10 // total:
                 self._log.info("bootstrapping: {done} of {total} chunks are here",
                                done=progress.chunks, total=total)  # fmt: skip
 
     async def _load(
-        self, loader: Loader, folder: Path, progress: Progress, trust: Trust, at: Frontier
-    ) -> set[str]:
-        progress.phase = "loading"
+        self, loader: Loader, folder: Path, progress: Progress, here: list[Deferred[None]],
+        trust: Trust, at: Frontier,
+    ) -> set[str]:  # fmt: skip
         await self._heavy.run(loader.open)
         try:
-            for number, chunk in enumerate(progress.manifest.chunks):
-                await self._heavy.run(_load_chunk, loader, folder, number)
-                progress.rows += chunk.rows if chunk.table in _TABLES else 0
+            await self._load_all(loader, folder, progress, here)
             progress.phase, progress.rows = "verifying", 0
             self._log.info("bootstrapping: all rows are loaded, comparing their digest")
             return await self._heavy.run(loader.finish, trust, at, self._tick)
         finally:
             await self._heavy.run(loader.close)
+
+    async def _load_all(
+        self, loader: Loader, folder: Path, progress: Progress, here: list[Deferred[None]]
+    ) -> None:
+        chunks = progress.manifest.chunks
+
+        async def unpacked(number: int) -> bytes:
+            await here[number]
+            return await self._heavy.run(_unpacked, folder, chunks[number], number)
+
+        # One ahead: the next is decompressed beside SQLite's work, which needs no Python.
+        coming = Deferred.fromCoroutine(unpacked(0))
+        try:
+            for number, chunk in enumerate(chunks):
+                raw = await coming
+                if number + 1 < len(chunks):
+                    coming = Deferred.fromCoroutine(unpacked(number + 1))
+                await self._heavy.run(loader.load, chunk, raw)
+                progress.rows += chunk.rows if chunk.table in _TABLES else 0
+        finally:
+            _cancel(coming)
 
     def _tick(self, rows: int) -> None:
         if self._abandoned:
@@ -287,8 +315,14 @@ def _keep_chunk(folder: Path, manifest: Manifest, number: int, packed: bytes) ->
     write_durably(_chunk_path(folder, number), packed)
 
 
-def _load_chunk(loader: Loader, folder: Path, number: int) -> None:
-    loader.load(loader.manifest.chunks[number], _chunk_path(folder, number).read_bytes())
+def _unpacked(folder: Path, chunk: Chunk, number: int) -> bytes:
+    return unpack(chunk, _chunk_path(folder, number).read_bytes())
+
+
+def _cancel(*running: Deferred[Any]) -> None:
+    for one in running:
+        one.addErrback(lambda _: None)  # nobody asks any more why it failed
+        one.cancel()
 
 
 def _listed(answer: Answer) -> list[dict[str, int]]:

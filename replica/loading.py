@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 import orjson
 from attrs import define, field
@@ -22,7 +23,7 @@ from cluster.errors import LogError
 from cluster.log import changelog
 from cluster.log.epochs import Trust
 from cluster.log.merkle import Frontier
-from cluster.log.snapshot import LEAVES, Chunk, Manifest, leaves_of, unpack
+from cluster.log.snapshot import LEAVES, Chunk, Manifest, leaves_of
 from cluster.state import queries, schema
 from cluster.state.database import open_engine
 from cluster.state.rowstream import insert_rows, state_digest
@@ -41,6 +42,8 @@ class Loader:
     _engine: Engine = field(init=False)
     _connection: Connection = field(init=False)
     _leaves: int = 0
+    # A thread goes on for a while after the Deferred of its work was cancelled.
+    _busy: Lock = field(factory=Lock)
 
     def open(self) -> None:
         """Begin with an empty file, whatever was there."""
@@ -55,10 +58,9 @@ class Loader:
                 for index in table.indexes:
                     index.drop(self._connection)
 
-    def load(self, chunk: Chunk, packed: bytes) -> None:
-        """Add one chunk, in the manifest's order; raises LogError."""
-        raw = unpack(chunk, packed)
-        with self._connection.begin():
+    def load(self, chunk: Chunk, raw: bytes) -> None:
+        """Add one chunk's content, in the manifest's order; raises LogError."""
+        with self._busy, self._connection.begin():
             if chunk.table == LEAVES:
                 changelog.append_leaves(self._connection, self._leaves, leaves_of(chunk, raw))
                 self._leaves += chunk.rows
@@ -71,7 +73,7 @@ class Loader:
         Returns the names of the node-only blobs that it names. Raises LogError, Diverged.
         """
         connection, manifest = self._connection, self.manifest
-        with connection.begin():
+        with self._busy, connection.begin():
             for table in schema.TABLES:
                 for index in table.indexes:
                     index.create(connection)
@@ -89,8 +91,9 @@ class Loader:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._connection.close()
-        self._engine.dispose()
+        with self._busy:
+            self._connection.close()
+            self._engine.dispose()
 
 
 def _check_epochs(connection: Connection, manifest: Manifest, trust: Trust) -> None:

@@ -11,6 +11,7 @@ from cluster.log import changelog
 from cluster.log.changes import Change, encode
 from cluster.log.epochs import Trust
 from cluster.log.merkle import Frontier
+from cluster.log.snapshot import unpack
 from cluster.state import schema
 from cluster.state.apply import apply, digest
 from cluster.state.database import open_engine, writing
@@ -49,7 +50,7 @@ def load(
     loader.open()
     try:
         for number, chunk in enumerate(snapshot.manifest.chunks):
-            loader.load(chunk, snapshot.chunk_path(number).read_bytes())
+            loader.load(chunk, unpack(chunk, snapshot.chunk_path(number).read_bytes()))
         return loader.finish(trust, at or Frontier(), lambda rows: None)
     finally:
         loader.close()

@@ -56,7 +56,9 @@ class ServerProcess:
         """Let a paused process go on."""
         self._popen.send_signal(signal.SIGCONT)
 
-    def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
+    def wait_until(
+        self, ready: Callable[[], bool], seconds: float, poll_seconds: float = 0.01
+    ) -> None:
         """Wait until `ready()`; raises BenchError with the end of the log if it never is."""
         deadline = now() + seconds
         while not ready():
@@ -64,7 +66,7 @@ class ServerProcess:
                 raise BenchError(f"{self.name} ended: {self._log_end()}")
             if now() > deadline:
                 raise BenchError(f"{self.name} not ready in {seconds:g} s: {self._log_end()}")
-            time.sleep(0.01)
+            time.sleep(poll_seconds)
 
     def end(self) -> None:
         """End the process: politely, then not; with it what it forked."""

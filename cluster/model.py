@@ -132,7 +132,9 @@ class MirrorIndex:
 
     Without `mirror_url` it has nothing until one is set. `mirror_cache_expiry` and `max_stale`
     are ages in seconds; see `docs/architecture.md`, Mirroring, for what happens at each.
-    `mirror_web_url_fmt` is the link to a project's page upstream, with ``{name}``. `secrets` is
+    `mirror_web_url_fmt` is the link to a project's page upstream, with ``{name}``.
+    `mirror_allow_mass_removal` (ours) takes over a project list that lost most of its names;
+    without it that is taken for a fault of the upstream. `secrets` is
     the sha256 of the node-only blob with the upstream's password, None while there is none.
     """
 
@@ -146,6 +148,7 @@ class MirrorIndex:
     mirror_no_project_list: bool = False
     mirror_ignore_serial_header: bool = False
     mirror_provides_core_metadata: bool = False
+    mirror_allow_mass_removal: bool = False
     acl_pkg_read: tuple[str, ...] = (":ANONYMOUS:",)
     acl_admin: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(factory=dict)

@@ -78,7 +78,7 @@ def test_mirror_defaults() -> None:
     assert to_options(mirror()) == {
         **MIRROR_SHOWN, "mirror_cache_expiry": 1800, "mirror_use_external_urls": False,
         "mirror_no_project_list": False, "mirror_ignore_serial_header": False,
-        "mirror_provides_core_metadata": False,
+        "mirror_provides_core_metadata": False, "mirror_allow_mass_removal": False,
     }  # fmt: skip
     assert shown_options(mirror(mirror_cache_expiry=5)) == {**MIRROR_SHOWN,
                                                             "mirror_cache_expiry": 5}  # fmt: skip
@@ -132,6 +132,7 @@ def test_stage_values(key: str, value: object, expected: object) -> None:
         ("mirror_use_external_urls", "yes", True), ("mirror_no_project_list", True, True),
         ("mirror_ignore_serial_header", "TRUE", True),
         ("mirror_provides_core_metadata", "true", True),
+        ("mirror_allow_mass_removal", "yes", True),
         ("acl_pkg_read", "ann,:dev", ("ann", ":dev")), ("acl_admin", ["bob"], ("bob",)),
     ],
 )  # fmt: skip

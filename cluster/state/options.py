@@ -53,6 +53,7 @@ _MIRROR: Final[Mapping[str, Check]] = {
     "mirror_no_project_list": check.truth,
     "mirror_ignore_serial_header": check.truth,
     "mirror_provides_core_metadata": check.truth,
+    "mirror_allow_mass_removal": check.truth,
 }
 _CHECKS: Final = {"stage": _STAGE, "mirror": _MIRROR}
 _CLASSES: Final[Mapping[str, type[HostedIndex] | type[MirrorIndex]]] = {
@@ -76,7 +77,7 @@ _IGNORED_BY_MIRRORS: Final = {
 # devpi shows these only where somebody set them.
 _SHOWN_IF_SET: Final = {
     "mirror_cache_expiry", "mirror_use_external_urls", "mirror_no_project_list",
-    "mirror_ignore_serial_header", "mirror_provides_core_metadata",
+    "mirror_ignore_serial_header", "mirror_provides_core_metadata", "mirror_allow_mass_removal",
 }  # fmt: skip
 
 

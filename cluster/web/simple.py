@@ -181,12 +181,7 @@ class SimplePages:
         now = self._now()
         ends = [expiry(m, a.freshness) - a.freshness.age(now) for m, a in answers]
         page.fresh_until = self._clock.seconds() + min(ends) if ends else float("inf")
-        late = [
-            now - (a.freshness.succeeded_at or a.freshness.checked_at)
-            for _, a in answers
-            if a.freshness.outcome is Outcome.ERROR and a.freshness.succeeded_at is not None
-        ]
-        page.age_seconds = int(max(late)) if late else None
+        page.age_seconds = _age(answers, now)
         page.source = "upstream-unlogged" if any(a.unlogged for _, a in answers) else None
         page.heads.clear()
 
@@ -205,15 +200,20 @@ class SimplePages:
             reader.require(next(one for one in chain if one.name == index))
             chain = [one for one in chain if reader(one)]
             visible = tuple(one.name for one in chain)
+        answers: list[tuple[MirrorIndex, MirrorAnswer]] = []
         for mirror in chain:
             if isinstance(mirror, MirrorIndex):
-                answer = (await self._mirror.ensure(mirror, THE_LIST)).freshness
+                answers.append((mirror, await self._mirror.ensure(mirror, THE_LIST)))
+                answer = answers[-1][1].freshness
                 if mirror.name == index and answer.error and not await self._lists(index):
                     raise UpstreamError(f"no project list of {index} is known: {answer.error}")
         rendered = await self.lists.get(index, format, visible)
         packed = accepts_gzip(request.header("Accept-Encoding"))
         body = rendered.gzipped if packed else rendered.plain
         headers = list_headers(rendered.serial, body.etag, packed, visible is not None)
+        age = _age(answers, self._now())
+        if age is not None:
+            headers[AGE_HEADER] = str(age)
         if matches(request, body.etag):
             return Reply(304, headers=headers)
         headers["Content-Type"] = format.content_type
@@ -234,6 +234,16 @@ def _resolve(connection: Connection, name: IndexName, project: NormalizedName) -
     index = queries.index_or_404(connection, name)
     chain = queries.chain(connection, index)
     return Resolved(index, chain, queries.contributing(connection, index, project))
+
+
+def _age(answers: Iterable[tuple[MirrorIndex, MirrorAnswer]], now: float) -> int | None:
+    """Seconds since the oldest last success of the upstreams that fail; None if none does."""
+    late = [
+        now - a.freshness.succeeded_at
+        for _, a in answers
+        if a.freshness.outcome is Outcome.ERROR and a.freshness.succeeded_at is not None
+    ]
+    return int(max(late)) if late else None
 
 
 def _names(chain: list[Index], may_read: MayRead) -> str:

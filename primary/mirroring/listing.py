@@ -29,6 +29,8 @@ from cluster.upstream.parse import iter_names_html, iter_names_json
 from primary.mirroring.delta import listing_changes
 from primary.writer import Writer
 
+MASS_REMOVAL = 1_000
+"""Names: a list that loses more than so many, and more than half of all, is not believed."""
 _NAMES_PER_WRITE = 5_000
 _READ_BYTES = 1 << 18
 
@@ -45,7 +47,10 @@ class ListRefresher:
     _now: Callable[[], float]
 
     async def refresh(self, index: MirrorIndex, known: Freshness | None) -> Freshness:
-        """Fetch the list if it changed, and log what it adds and removes."""
+        """Fetch the list if it changed, and log what it adds and removes.
+
+        Raises UpstreamError, and logs nothing, if that is no list, or most of it is gone.
+        """
         if index.mirror_no_project_list:
             return Freshness(Outcome.FOUND, self._now(), self._now())
         with TemporaryDirectory(dir=self._scratch, prefix="list-") as folder:
@@ -65,20 +70,22 @@ class ListRefresher:
                 return renewed(known, self._now())
             names = Path(folder) / "names.sqlite"
             await self._runner.run(collect, page_path, answer.content_type, names)
-            await self._runner.run(self._compare, index.name, names)
+            before, removed = await self._runner.run(self._compare, index.name, names)
+            if not index.mirror_allow_mass_removal and _is_of(known, answer.url):
+                refuse_mass_removal(index.name, before, removed)
             await self._record(index.name, names)
         return Freshness(
             Outcome.FOUND, self._now(), self._now(), answer.url, answer.etag, answer.last_modified
         )  # fmt: skip
 
-    def _compare(self, index: IndexName, names: Path) -> None:
+    def _compare(self, index: IndexName, names: Path) -> tuple[int, int]:
         with self._database.engine.begin() as connection:
             rows = connection.execution_options(yield_per=2_000).execute(
                 select(listing.c.name, listing.c.display).where(
                     listing.c.index_name == index, listing.c.present == 1
                 )
             )
-            compare(names, ((row.name, row.display) for row in rows))
+            return compare(names, ((row.name, row.display) for row in rows))
 
     async def _record(self, index: IndexName, names: Path) -> None:
         after = 0
@@ -117,8 +124,26 @@ def collect(page: Path, content_type: str, names: Path) -> None:
         scratch.commit()
 
 
-def compare(names: Path, known: Iterable[tuple[str, str]]) -> None:
-    """Write the difference between the scratch names and `known` (name, display) to `delta`."""
+def _is_of(known: Freshness | None, url: str) -> bool:
+    """Whether the names that are here are, as far as is known, of the upstream at a URL."""
+    return known is None or known.url in (None, url)
+
+
+def refuse_mass_removal(index: IndexName, before: int, removed: int) -> None:
+    """Raise UpstreamError for a loss that is rather a fault of the upstream than its will."""
+    if removed > MASS_REMOVAL and removed * 2 > before:
+        raise UpstreamError(
+            f"the upstream's project list lost {removed:,} of {before:,} projects at once: the list"
+            f" of before is kept. If that is right, set mirror_allow_mass_removal=true on {index}"
+            " until it is recorded"
+        )
+
+
+def compare(names: Path, known: Iterable[tuple[str, str]]) -> tuple[int, int]:
+    """Write the difference between the scratch names and `known` (name, display) to `delta`.
+
+    Returns how many names are known, and how many of those are gone.
+    """
     with closing(sqlite3.connect(names)) as scratch:
         scratch.execute("CREATE TABLE known (name TEXT PRIMARY KEY, display TEXT) WITHOUT ROWID")
         scratch.executemany("INSERT INTO known VALUES (?, ?)", known)
@@ -131,7 +156,10 @@ def compare(names: Path, known: Iterable[tuple[str, str]]) -> None:
             "INSERT INTO delta (kind, display) SELECT 'removed', display FROM known"
             " WHERE name NOT IN (SELECT name FROM names) ORDER BY name"
         )
+        (before,) = scratch.execute("SELECT count(*) FROM known").fetchone()
+        (removed,) = scratch.execute("SELECT count(*) FROM delta WHERE kind='removed'").fetchone()
         scratch.commit()
+        return before, removed
 
 
 def _delta_batch(names: Path, after: int) -> list[tuple[int, str, str]]:

@@ -116,6 +116,25 @@ def test_broken_page(trio: Trio, request: pytest.FixtureRequest, fault: dict[str
     assert name not in _failing(primary, "root/now")
 
 
+def test_broken_list(trio: Trio) -> None:
+    """When upstream's project list goes bad, both nodes serve the last good one, with its age,
+    and status says that the list fails, until it does not."""
+    upstream, primary, replica = trio
+    path = "/root/now/+simple/"
+    upstream.add("json", wheel("listed", "1.0"))
+    good = replica.get(path)
+    assert (good.status, b"listed" in good.body, AGE in good.headers) == (200, True, False)
+    upstream.fault("/json/simple/", status=500)
+    for node in (primary, replica):
+        answer = node.get(path)
+        assert (answer.status, answer.body) == (200, good.body)
+        assert AGE in answer.headers
+    assert _failing(primary, "root/now")["(project list)"]["since"]
+    upstream.clear()
+    eventually(lambda: AGE not in replica.get(path).headers, 5, "the list is asked for again")
+    assert "(project list)" not in _failing(primary, "root/now")
+
+
 def test_never_seen(trio: Trio) -> None:
     """Of a project never seen, an upstream error is 502 and its 404 is 404; neither is logged."""
     upstream, primary, replica = trio

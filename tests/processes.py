@@ -103,6 +103,8 @@ class ServerProcess:
     def __init__(self, name: str, command: list[str], log: Path) -> None:
         self.name = name
         self.log = log
+        self.packages = CHECKOUT
+        """Where the packages are that it runs; another folder is another version."""
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -122,9 +124,10 @@ class ServerProcess:
         assert not self.running
         env = {k: v for k, v in os.environ.items() if not k.startswith("PYMIRROR_")}
         env["PYTHONUNBUFFERED"] = "1"
+        env["PYTHONPATH"] = str(self.packages)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=CHECKOUT, env=env, stdin=subprocess.DEVNULL, stdout=log,
+                self._command, cwd=self.packages, env=env, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
 

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from cluster.errors import Unavailable
 from cluster.log import changelog
 from cluster.log.changes import Change, Entry, Kind, encode
+from cluster.log.driver import STORE_ERRORS
 from cluster.log.merkle import Frontier
 from cluster.names import IndexName
 from cluster.state.apply import apply
@@ -178,7 +179,7 @@ class Writer:
                 extended = changelog.append(connection, frontier, entries)
             except Exception as error:  # only this write fails; the others go on
                 savepoint.rollback()
-                results.append(_not_stored(error) if isinstance(error, DBAPIError) else error)
+                results.append(_not_stored(error) if isinstance(error, STORE_ERRORS) else error)
                 continue
             savepoint.commit()
             frontier = extended

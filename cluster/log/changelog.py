@@ -53,6 +53,7 @@ tiles = Table(
 
 _TILE_BYTES: Final = TILE_WIDTH * HASH_SIZE
 _ADD_ENTRY: Final = "INSERT INTO log (serial, entry) VALUES (?, ?)"
+_TILE: Final = "SELECT hashes FROM tiles WHERE level = ? AND number = ?"
 _SET_TILE: Final = """INSERT INTO tiles (level, number, hashes) VALUES (?, ?, ?)
 ON CONFLICT (level, number) DO UPDATE SET hashes = excluded.hashes"""
 
@@ -95,8 +96,8 @@ def _append_hashes(
 
 def tile(connection: Connection, level: int, number: int) -> bytes:
     """The concatenated hashes of a tile, maybe not yet full; empty when there is none."""
-    statement = select(tiles.c.hashes).where(tiles.c.level == level, tiles.c.number == number)
-    return connection.execute(statement).scalar() or b""
+    row = driver(connection).execute(_TILE, (level, number)).fetchone()
+    return row[0] if row else b""
 
 
 def size(connection: Connection) -> int:

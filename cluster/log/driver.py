@@ -7,9 +7,17 @@ the driver's own (`sqlite3.Error`). Everything else goes through SQLAlchemy.
 from __future__ import annotations
 
 import sqlite3
-from typing import cast
+from typing import Final, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exc
+
+STORE_ERRORS: Final = (exc.DBAPIError, sqlite3.Error)
+"""What a statement raises, however it was executed."""
+WRONG_VALUES: Final = (
+    exc.InterfaceError, exc.ProgrammingError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
+    OverflowError,
+)  # fmt: skip
+"""What it raises for a value that no column can hold."""
 
 
 def driver(connection: Connection) -> sqlite3.Connection:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import Column, Connection, Integer, LargeBinary, Table, delete, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from cluster.log import changelog
+from cluster.log.driver import driver
 
 RECENT_ENTRIES: Final = 1_000
 # With the largest group behind it, and the largest entries, still less than TAIL_PAGE_LIMIT.
@@ -26,15 +26,16 @@ notes = Table(
 )
 
 
+_REMOVE_BEHIND: Final = "DELETE FROM notes WHERE size > ?"
+_SET: Final = """INSERT INTO notes (size, note) VALUES (?, ?)
+ON CONFLICT (size) DO UPDATE SET note = excluded.note"""
+
+
 def keep(connection: Connection, before: int, size: int, note: bytes) -> None:
     """Keep the note for a log of `size` entries, which had `before` a moment ago."""
-    connection.execute(delete(notes).where(notes.c.size > size))  # of a history taken back
-    statement = insert(notes).values(size=size, note=note)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["size"], set_={"note": statement.excluded.note}
-        )
-    )
+    cursor = driver(connection)
+    cursor.execute(_REMOVE_BEHIND, (size,))  # of a history taken back
+    cursor.execute(_SET, (size, note))
     if before // STRETCH_ENTRIES != size // STRETCH_ENTRIES:
         _thin_out(connection, size - RECENT_ENTRIES)
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import NoResultFound
 from cluster.errors import LogError
 from cluster.log import changelog
 from cluster.log.changes import Entry, Kind
+from cluster.log.driver import WRONG_VALUES
 from cluster.names import normalize
 from cluster.state import nodes, releases, schema
 from cluster.state.rows import (
@@ -36,6 +37,9 @@ _HELD_BY_INDEX: Final = (
 )  # fmt: skip
 
 
+_MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError, NoResultFound)
+
+
 def apply(connection: Connection, entry: Entry, touched: Touched) -> None:
     """Bring one entry into the state; raises LogError when its payload is not of its kind."""
     try:
@@ -43,7 +47,7 @@ def apply(connection: Connection, entry: Entry, touched: Touched) -> None:
             releases.stage(connection, entry)
         else:
             _APPLY[entry.kind](connection, entry, touched)
-    except (KeyError, TypeError, ValueError, AttributeError, NoResultFound) as error:
+    except (*_MALFORMED, *WRONG_VALUES) as error:
         raise LogError(f"entry {entry.serial} ({entry.kind}) is malformed: {error!r}") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from attrs import evolve, frozen
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, func, select, union_all
 
 from cluster.errors import NotFound
 from cluster.log import changelog
+from cluster.log.driver import driver
 from cluster.log.epochs import Start
 from cluster.model import (
     DistributionFile,
@@ -56,9 +57,14 @@ class Epoch:
     proof: str | None = None
 
 
+_LAST_EPOCH: Final = (
+    "SELECT epoch, serial, log, key, node, proof FROM epochs ORDER BY epoch DESC LIMIT 1"
+)
+
+
 def epoch(connection: Connection) -> Epoch | None:
     """The epoch in force, or None before the log's first entry."""
-    row = connection.execute(select(epochs).order_by(epochs.c.epoch.desc()).limit(1)).first()
+    row = driver(connection).execute(_LAST_EPOCH).fetchone()
     return None if row is None else Epoch(*row)
 
 

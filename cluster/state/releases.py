@@ -14,6 +14,7 @@ from attrs import evolve
 from sqlalchemy import Connection, Table, delete, select, update
 
 from cluster.log.changes import Entry, Kind
+from cluster.log.driver import driver
 from cluster.names import display_version
 from cluster.state import schema
 from cluster.state.rows import (
@@ -93,16 +94,15 @@ def release_removed(connection: Connection, entry: Entry, touched: Touched) -> N
     _drop_release(connection, entry, version)
 
 
+_IS_HERE: Final = "SELECT 1 FROM files WHERE index_name = ? AND project = ? AND filename = ?"
+_UNBURY: Final = "DELETE FROM removed WHERE index_name = ? AND link = ? AND filename = ?"
+
+
 def file_added(connection: Connection, entry: Entry, touched: Touched) -> None:
     """A distribution file, new or in the place of one of the same name."""
     payload = entry.payload
-    table = schema.files
-    old = connection.execute(
-        select(table.c.link, table.c.filename).where(
-            *of_project(table, entry), table.c.filename == payload["file"]["filename"]
-        )
-    ).all()
-    if old:
+    place = (payload["index"], payload["project"], payload["file"]["filename"])
+    if driver(connection).execute(_IS_HERE, place).fetchone():
         _drop_files(connection, entry, [payload["file"]["filename"]])
     touch_project(connection, entry, touched)
     set_files(connection, entry, [payload["file"]], canonical(payload.get("log", [])))
@@ -110,15 +110,10 @@ def file_added(connection: Connection, entry: Entry, touched: Touched) -> None:
 
 
 def _unbury(connection: Connection, entry: Entry, file: Mapping[str, Any]) -> None:
-    table, digest = schema.removed, file.get("hashes", {}).get("sha256")
+    digest = file.get("hashes", {}).get("sha256")
     if digest is not None:
-        connection.execute(
-            delete(table).where(
-                table.c.index_name == entry.payload["index"],
-                table.c.link == content_link(digest),
-                table.c.filename == file["filename"],
-            )
-        )
+        place = (entry.payload["index"], content_link(digest), file["filename"])
+        driver(connection).execute(_UNBURY, place)
 
 
 def file_removed(connection: Connection, entry: Entry, touched: Touched) -> None:

@@ -34,6 +34,7 @@ from cluster.simple.cache import PageCache
 from cluster.simple.listing import ListPages
 from cluster.state import freshness, nodes, queries
 from cluster.state.database import Database, open_engine
+from cluster.state.directory import Directory
 from cluster.state.position import Head, Position
 from cluster.state.upgrade import bring_up_to_date
 from cluster.threads import Threads
@@ -107,6 +108,7 @@ class Parts:
     local: Database
     frontier: Frontier
     position: Position
+    directory: Directory
     store: FileStore
     keeping: FileKeeping
     siblings: Siblings
@@ -235,25 +237,25 @@ def open_parts(
     database, local = _open_databases(state_dir, pools, durable, local_tables)
     frontier, head = _head(database)
     position = Position(reactor, head)
+    directory = Directory.following(database, position)
     failures, health = FileFailures(time.time, []), UpstreamHealth(time.time)
-    store = FileStore(state_dir / "files", pools.files)
-    agent = make_agent(reactor)
+    store, agent = FileStore(state_dir / "files", pools.files), make_agent(reactor)
     caches = _caches(reactor, state_dir, database, position)
     secret = NodeSecret(read_or_make(settings.secret_file, make_secret), time.time)
     secret.key = read_key(state_dir / KEY_FILE)
     admission = _admission(settings, database, position, secret)
-    blobs = SecretBlobs(state_dir / "secrets")
-    token_uses = TokenUses(local, time.time)
+    blobs, token_uses = SecretBlobs(state_dir / "secrets"), TokenUses(local, time.time)
     credentials = UpstreamCredentials(blobs, pools.heavy)
     uuid = read_or_make(state_dir / "uuid", lambda: str(uuid4()).encode()).decode().strip()
     identity = Identity(
-        database, PasswordChecker(pools.heavy, reactor), blobs, secret, GuessLimits(reactor),
+        directory, PasswordChecker(pools.heavy, reactor), blobs, secret, GuessLimits(reactor),
         time.time, token_uses.used, settings.allow_empty_root_password, admission=admission,
         trusted=settings.trusted_proxies,
     )  # fmt: skip
     return Parts(
         lock=lock, reactor=reactor, settings=settings, uuid=uuid, pools=pools, secret=secret,
-        database=database, local=local, frontier=frontier, position=position, store=store,
+        database=database, local=local, frontier=frontier, position=position,
+        directory=directory, store=store,
         keeping=_keeping(reactor, settings, (database, local), store, position),
         siblings=_siblings(reactor, settings, secret, uuid),
         fetcher=Fetcher(store, reactor, failures.fetch_failed), failures=failures, health=health,

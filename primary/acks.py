@@ -13,8 +13,7 @@ from twisted.internet.defer import Deferred
 from cluster.clock import Clock, Delayed
 from cluster.errors import Unavailable
 from cluster.names import IndexName
-from cluster.state import queries
-from cluster.state.database import Database
+from cluster.state.directory import Directory
 from primary.writer import Written
 
 WAIT_SECONDS = 30.0
@@ -52,7 +51,7 @@ class Acks:
     """What replicas say to have durably, and who waits for that."""
 
     _clock: Clock
-    _database: Database
+    _directory: Directory
     level: int = 0
     _replicas: dict[str, Cosigned] = field(factory=dict)
     _waiting: list[_Waiter] = field(factory=list)
@@ -77,7 +76,7 @@ class Acks:
             return
         wanted = self.level
         if index is not None:
-            found = await self._database.read(lambda c: queries.index(c, index))
+            found = await self._directory.index(index)
             wanted = max(wanted, found.options.get("sync_replicas", 0) if found else 0)
         await self.reached(written.serial, wanted, with_files=written.with_files)
 

@@ -101,7 +101,7 @@ class Primary:
             parts.settings.state_dir, parts.pools.heavy, lambda: self.writer.epoch,
             parts.position.wake_all, fence,
         )  # fmt: skip
-        self.acks = Acks(parts.reactor, parts.database, self.wish.sync_replicas)
+        self.acks = Acks(parts.reactor, parts.directory, self.wish.sync_replicas)
         await self.writer.write(
             "+bootstrap", lambda c: first_changes(c, private, parts.blobs, self.wish.first_start)
         )
@@ -219,7 +219,7 @@ class Primary:
     def _uploads(self) -> Uploads:
         parts = self.parts
         return Uploads(
-            parts.database, self.writer, parts.store, parts.pools.heavy, parts.identity, utc_now
+            parts.directory, self.writer, parts.store, parts.pools.heavy, parts.identity, utc_now
         )
 
     def _toxresults(self) -> ToxResults:

@@ -20,7 +20,7 @@ from cluster.files.store import FileStore
 from cluster.model import DistributionFile
 from cluster.names import IndexName
 from cluster.protocol import SERIAL_HEADER
-from cluster.state.database import Database
+from cluster.state.directory import Directory
 from cluster.threads import Runner
 from cluster.web.body import RequestStream
 from cluster.web.identity import Identity
@@ -31,7 +31,7 @@ from primary.attestations import provenance_of
 from primary.releasemetadata import metadata_of_form
 from primary.uploadchecks import check_digests, check_docs, inspect, named_release
 from primary.uploadform import Action, Form, action_of, form_of
-from primary.uploadrules import Upload, docs_uploaded, file_uploaded, hosted, submitted
+from primary.uploadrules import Upload, docs_uploaded, file_uploaded, submitted, taking_uploads
 from primary.writer import Decide, Writer, timestamp
 
 MAX_UPLOAD_BYTES = 16 << 30
@@ -50,7 +50,7 @@ class _Prepared:
 class Uploads:
     """Takes uploads to hosted indexes."""
 
-    _database: Database
+    _directory: Directory
     _writer: Writer
     _store: FileStore
     _inspectors: Runner
@@ -62,7 +62,7 @@ class Uploads:
 
         Raises NotFound, AuthenticationRequired, Forbidden.
         """
-        found = await self._database.read(lambda c: hosted(c, index))
+        found = taking_uploads(await self._directory.index_or_404(index))
         who = await self._identity.user(request)
         require_upload(who, found)
         return who

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, select
 from cluster.auth.acl import Principal, require_upload
 from cluster.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from cluster.log.changes import Change, Kind
-from cluster.model import DistributionFile, HostedIndex, ProjectStatus
+from cluster.model import DistributionFile, HostedIndex, Index, ProjectStatus
 from cluster.names import IndexName, NormalizedName
 from cluster.state import queries
 from cluster.state.contents import LinkLog
@@ -79,10 +79,14 @@ def require_open(
 
 def hosted(connection: Connection, name: IndexName) -> HostedIndex:
     """An index that takes uploads; raises NotFound."""
-    found = queries.index_or_404(connection, name)
-    if not isinstance(found, HostedIndex):
-        raise NotFound(f"cannot submit to mirror index {name}")
-    return found
+    return taking_uploads(queries.index_or_404(connection, name))
+
+
+def taking_uploads(index: Index) -> HostedIndex:
+    """The index, if it is one for uploads; raises NotFound."""
+    if not isinstance(index, HostedIndex):
+        raise NotFound(f"cannot submit to mirror index {index.name}")
+    return index
 
 
 def submitted(

@@ -26,6 +26,7 @@ from cluster.log import changelog
 from cluster.log.changes import Change, Entry
 from cluster.protocol import SERIAL_HEADER
 from cluster.state.database import Database
+from cluster.state.directory import Directory
 from cluster.state.freshness import Freshness, Outcome
 from cluster.state.position import Position
 from cluster.threads import Inline
@@ -179,8 +180,8 @@ def devpi_site(folder: Path, restrict: frozenset[str] | None = None) -> Iterator
         clock, now, blobs, at = Clock(), [NOW], SecretBlobs(folder / "secrets"), position()
         secret = NodeSecret(b"the secret of this test cluster", lambda: now[0])
         identity = Identity(
-            state, PasswordChecker(Inline(), as_clock(clock)), blobs, secret,
-            GuessLimits(as_clock(clock)), lambda: now[0], lambda token: None,
+            Directory.following(state, at), PasswordChecker(Inline(), as_clock(clock)), blobs,
+            secret, GuessLimits(as_clock(clock)), lambda: now[0], lambda token: None,
         )  # fmt: skip
         write, mirror = writer(state, at), FakeMirror()
         web = Web(

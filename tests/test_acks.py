@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from cluster.log.changes import Change, Kind
 from cluster.names import IndexName
+from cluster.state.directory import Directory
 from primary.acks import WAIT_SECONDS, Acks, NotReplicated
 from primary.writer import Written
 from tests.fakes import START, as_clock, database, user_set, writer
@@ -88,7 +89,7 @@ async def test_levels_of_node_and_index() -> None:
         await write.write("root", lambda c: [START, user_set("root")])
         await write.write("root", lambda c: [Change(Kind.INDEX_SET, index)])
         clock = Clock()
-        level = Acks(as_clock(clock), of)
+        level = Acks(as_clock(clock), Directory(of))
         written = Written(3, True, False)
 
         def confirming(actor: str, at: IndexName | None) -> Deferred[None]:

@@ -307,7 +307,7 @@ async def test_our_full_disk_is_not_the_source_s_fault(
         raise OSError(28, "No space left on device")
 
     async with site(tmp_path, ScriptedSource(body(DATA)), ScriptedSource(body(DATA))) as it:
-        monkeypatch.setattr(sink_module, "_write_all", full)
+        monkeypatch.setattr(sink_module, "write_all", full)
         with pytest.raises(Unavailable, match="No space left"):
             await it.fetcher.start(WANTED, it.sources).done()
         assert it.servers[1].requests == []

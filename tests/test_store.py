@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 
 from cluster.errors import InvalidRequest, Unavailable
 from cluster.files import sink as sink_module
+from cluster.files import store as store_module
 from cluster.files.sink import PAUSE_BYTES, HashingSink
 from cluster.files.store import FileStore
 from cluster.threads import Inline
@@ -210,7 +211,7 @@ async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def full(fd: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(sink_module, "_write_all", full)
+    monkeypatch.setattr(sink_module, "write_all", full)
     async with open_store(tmp_path) as store:
         sink = store.new_sink()
         producer = Producer()
@@ -222,6 +223,10 @@ async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert files_below(tmp_path) == []
         with pytest.raises(Unavailable):
             sink.write(b"more")
+        monkeypatch.setattr(store_module, "write_all", full)
+        with pytest.raises(Unavailable, match="No space left"):
+            await store.add_bytes(DATA)
+        assert files_below(tmp_path) == []
 
 
 @pytest_twisted.ensureDeferred

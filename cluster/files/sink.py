@@ -91,6 +91,7 @@ class HashingSink:
     finished: bool = False
     """Whether all bytes are in the file and no more will come."""
     _fd: int | None = None
+    _released: bool = False
     _queue: list[bytes] = field(factory=list)
     _pending: int = 0
     _working: bool = False
@@ -157,14 +158,15 @@ class HashingSink:
         """Give the finished file's descriptor to the caller, who closes it and owns `path`."""
         if self._fd is None or not self.finished:
             raise RuntimeError("only a finished sink can be released")
-        fd, self._fd = self._fd, None
+        fd, self._fd, self._released = self._fd, None, True
         return fd
 
     async def abort(self, reason: Exception | None = None) -> None:
         """Drop everything: whoever waits gets `reason`, the temporary file is removed."""
         self._fail(reason or Unavailable("the file was dropped before its end"))
         await self.flushed()
-        await self._threads.run(self._remove)
+        if not self._released:
+            await self._threads.run(self._remove)
 
     def _work(self) -> None:
         if not self._working and self._queue and self.error is None:
@@ -226,7 +228,7 @@ class HashingSink:
         self._open()
         assert self._fd is not None  # noqa: S101 - for the type checker
         for data in batch:
-            _write_all(self._fd, data)
+            write_all(self._fd, data)
             for each in self._hashes.values():
                 each.update(data)
 
@@ -238,7 +240,8 @@ class HashingSink:
             self.path.unlink(missing_ok=True)
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it, however little the system takes at a time; blocking, raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

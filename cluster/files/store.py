@@ -14,6 +14,7 @@ import stat
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256 as sha256_of
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -25,7 +26,7 @@ from twisted.logger import Logger
 
 from cluster.durable import sync_folder
 from cluster.errors import InvalidRequest, Unavailable
-from cluster.files.sink import Digests, HashingSink
+from cluster.files.sink import Digests, HashingSink, write_all
 from cluster.files.waiting import Broadcast
 from cluster.model import SHA256
 from cluster.threads import Runner
@@ -127,20 +128,26 @@ class FileStore:
         try:
             new = await self.threads.run(self._keep, sink.release(), sink.path, digests.sha256)
         except OSError as e:
-            raise Unavailable(f"cannot keep a file: {e.strerror or e}") from e
+            raise _refused(e) from e
+        self._added(digests, new, fetched=fetched)
+        return digests
+
+    async def add_bytes(self, data: bytes) -> Digests:
+        """Keep a small blob, as `add` does."""
+        try:
+            digests, new = await self.threads.run(self._keep_bytes, data)
+        except OSError as e:
+            raise _refused(e) from e
+        self._added(digests, new, fetched=False)
+        return digests
+
+    def _added(self, digests: Digests, new: bool, *, fetched: bool) -> None:
         if new:
             self.counters.count += 1
             self.counters.bytes += digests.size
         self._remember(digests.sha256, digests.size)
         for watcher in self.watchers:
             watcher.added(digests.sha256, digests.size, fetched=fetched)
-        return digests
-
-    async def add_bytes(self, data: bytes) -> Digests:
-        """Keep a small blob, as `add` does."""
-        sink = self.new_sink()
-        sink.write(data)
-        return await self.add(sink)
 
     def served(self, size: int, sha256: str | None = None) -> None:
         """Count an answer of `size` body bytes, of a file that is here."""
@@ -237,6 +244,18 @@ class FileStore:
         for left_over in (self.root / "tmp").iterdir():
             left_over.unlink()
 
+    def _keep_bytes(self, data: bytes) -> tuple[Digests, bool]:
+        digests = Digests(len(data), {"sha256": sha256_of(data).hexdigest()})
+        temporary = self.root / "tmp" / uuid4().hex
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, data)
+        except BaseException:
+            os.close(fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        return digests, self._keep(fd, temporary, digests.sha256)
+
     def _keep(self, fd: int, temporary: Path, sha256: str) -> bool:
         final = self.path(sha256)
         try:
@@ -296,6 +315,10 @@ class FileStore:
                     count += 1
                     size += os.lstat(os.path.join(folder, name)).st_size
         return count, size
+
+
+def _refused(error: OSError) -> Unavailable:
+    return Unavailable(f"cannot keep a file: {error.strerror or error}")
 
 
 def _regular_file_size(path: Path) -> int | None:

@@ -7,6 +7,7 @@ apply      the fold: the only way from entries to state
 queries    the questions; contents and links: of hosted indexes, of file links
 inherit    resolution through bases
 options    index options, with their values in optionvalues and PATCH's in operators
+directory  users, indexes and tokens by name, remembered between their changes
 position   how far this node is, and waiting for it
 projectcache  what was made of the state, by project
 rowstream  all rows as bytes, for snapshots

@@ -21,8 +21,7 @@ from cluster.errors import AuthenticationRequired, TooManyRequests
 from cluster.model import User
 from cluster.networks import Networks, client_of
 from cluster.protocol import CLIENT_HEADER, NODE_HEADER
-from cluster.state import queries
-from cluster.state.database import Database
+from cluster.state.directory import Directory
 from cluster.web.request import NodeRequest
 
 Weak = Callable[[User, str], Awaitable[None]]
@@ -93,7 +92,7 @@ class Identity:
     `admission` knows nodes' keys and who was revoked; without it the shared secret decides alone.
     """
 
-    _database: Database
+    _directory: Directory
     _passwords: PasswordChecker
     _blobs: SecretBlobs
     _nodes: NodeSecret
@@ -188,7 +187,7 @@ class Identity:
         return Principal(name)
 
     async def _by_token(self, name: str, id: str, secret: str) -> Principal:
-        payload = await self._database.read(lambda c: queries.token(c, id))
+        payload = await self._directory.token(id)
         token = None if payload is None else tokens.ApiToken.from_payload(payload)
         genuine = tokens.verify(token, secret, self._now())
         if token is None or not genuine or name not in (tokens.TOKEN_USER, token.user):
@@ -208,10 +207,10 @@ class Identity:
 
     async def _stored(self, user: User) -> str:
         assert user.password is not None  # noqa: S101 (the caller has looked)
-        return (await self._database.readers.run(self._blobs.get, user.password)).decode()
+        return (await self._directory.database.readers.run(self._blobs.get, user.password)).decode()
 
     async def _user(self, name: str) -> User | None:
-        return await self._database.read(lambda c: queries.user(c, name))
+        return await self._directory.user(name)
 
     def address(self, request: NodeRequest) -> str:
         """The client's address as far as it can be believed; raises on a bad node token."""

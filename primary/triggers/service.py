@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.logger import Logger
 
-from cluster.clock import Clock
+from cluster.clock import Clock, Delayed
 from cluster.errors import LogError
 from cluster.log import changelog
 from cluster.log.changes import Entry, Kind, decode
@@ -34,6 +34,7 @@ AT_ONCE: Final = 16
 _PAGE_BYTES: Final = 1 << 20
 _PAGE_ENTRIES: Final = 1_000
 _BROKEN_SECONDS: Final = 10.0
+_NOBODY_SECONDS: Final = 1.0
 _OF_INTEREST: Final = frozenset({
     Kind.INDEX_SET, Kind.INDEX_REMOVED, Kind.FILE_ADDED, Kind.DOCS_SET, Kind.STAGE_PUBLISHED,
     Kind.STAGE_DROPPED,
@@ -93,6 +94,7 @@ class Triggers:
     _stored: int = 0
     _running: Deferred[None] | None = None
     _stopped: bool = False
+    _timer: Delayed | None = None
 
     def __attrs_post_init__(self) -> None:
         self._bell = Bell(self._clock)
@@ -106,6 +108,8 @@ class Triggers:
     async def stop(self) -> None:
         """Break off what is under way; it is queued still, and told after the next start."""
         self._stopped = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         if self._running is not None and not self._running.called:
             self._running.cancel()
             await self._running
@@ -130,6 +134,16 @@ class Triggers:
         return await self._local.write(moved)
 
     def _committed(self, head: Head, touched: Touched) -> None:
+        if self._lanes or touched.indexes:
+            self._wake()
+        elif self._timer is None and not self._stopped:
+            # Without any target there is nobody to tell, only stages to remember.
+            self._timer = self._clock.callLater(_NOBODY_SECONDS, self._wake)
+
+    def _wake(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
         self._bell.ring()
 
     def stopping(self) -> bool:

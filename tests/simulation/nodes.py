@@ -42,6 +42,7 @@ from cluster.protocol import (
 )
 from cluster.state import queries
 from cluster.state.database import Database, open_engine
+from cluster.state.directory import Directory
 from cluster.state.position import Position
 from cluster.state.upgrade import bring_up_to_date
 from cluster.threads import Inline
@@ -139,6 +140,7 @@ class Running:
     engine: Engine = field(init=False)
     database: Database = field(init=False)
     position: Position = field(init=False)
+    directory: Directory = field(init=False)
     secret: NodeSecret = field(init=False)
     blobs: SecretBlobs = field(init=False)
     identity: Identity = field(init=False)
@@ -170,8 +172,9 @@ class Running:
         self.position = Position(self.as_clock, head)
         self.secret = NodeSecret(SECRET, self.now)
         self.blobs = SecretBlobs(self.folder / "secrets")
+        self.directory = Directory.following(self.database, self.position)
         self.identity = Identity(
-            self.database, PasswordChecker(Inline(), self.as_clock), self.blobs, self.secret,
+            self.directory, PasswordChecker(Inline(), self.as_clock), self.blobs, self.secret,
             GuessLimits(self.as_clock), self.now, lambda _: None,
         )  # fmt: skip
         if is_primary:
@@ -203,7 +206,7 @@ class Running:
         self.fencing = Fencing(
             self.folder, Inline(), lambda: writer.epoch, self.position.wake_all, fence
         )
-        self.acks = Acks(self.as_clock, self.database, self.world.level)
+        self.acks = Acks(self.as_clock, self.directory, self.world.level)
         wish = FirstStart(lambda: None, None)
         await writer.write("+bootstrap", lambda c: first_changes(c, private, self.blobs, wish))
         epochs = await self.database.read(queries.all_epochs)

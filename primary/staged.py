@@ -7,27 +7,22 @@ from typing import Any, Final
 
 import orjson
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, select
 
 from cluster.log.changes import Kind
+from cluster.log.driver import driver
 from cluster.model import DistributionFile
 from cluster.names import IndexName, NormalizedName, version_sort_key
 from cluster.state import contents
 from cluster.state.contents import HeldDocs, HeldFile
 from cluster.state.releases import staged_changes
-from cluster.state.schema import files, releases, removed
+from cluster.state.schema import removed
 
-# Made once: each upload asks, and making a statement takes longer than running it.
-_FILE: Final = select(files.c.body, files.c.log).where(
-    files.c.index_name == bindparam("index"),
-    files.c.project == bindparam("project"),
-    files.c.filename == bindparam("filename"),
-)
-_RELEASE: Final = select(releases.c.body).where(
-    releases.c.index_name == bindparam("index"),
-    releases.c.project == bindparam("project"),
-    releases.c.version == bindparam("version"),
-)
+# Each upload asks these, on the one thread that writes: straight from the driver.
+_FILE: Final = """SELECT body, log FROM files
+WHERE index_name = ? AND project = ? AND filename = ?"""
+_RELEASE: Final = """SELECT body FROM releases
+WHERE index_name = ? AND project = ? AND version = ?"""
 
 
 @frozen
@@ -44,17 +39,18 @@ class Holdings:
         for payload in reversed(list(self._staged(Kind.FILE_ADDED))):
             if payload["file"]["filename"] == filename:
                 return HeldFile(DistributionFile(**payload["file"]), payload["log"])
-        where = {"index": self.index, "project": self.project, "filename": filename}
-        row = self.connection.execute(_FILE, where).first()
+        key = (self.index, self.project, filename)
+        row = driver(self.connection).execute(_FILE, key).fetchone()
         if row is None:
             return None
-        return HeldFile(DistributionFile(**orjson.loads(row.body)), orjson.loads(row.log))
+        body, log = row
+        return HeldFile(DistributionFile(**orjson.loads(body)), orjson.loads(log))
 
     def release(self, version: str) -> dict[str, Any] | None:
         """The metadata of a registered release; `version` is normalized."""
-        where = {"index": self.index, "project": self.project, "version": version}
-        body = self.connection.execute(_RELEASE, where).scalar()
-        known = None if body is None else orjson.loads(body)
+        key = (self.index, self.project, version)
+        row = driver(self.connection).execute(_RELEASE, key).fetchone()
+        known = None if row is None else orjson.loads(row[0])
         for payload in self._staged(Kind.RELEASE_SET):
             if payload["version"] != version:
                 continue

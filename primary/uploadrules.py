@@ -12,25 +12,22 @@ from typing import Any, Final
 
 import orjson
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection
 
 from cluster.auth.acl import Principal, require_upload
 from cluster.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from cluster.log.changes import Change, Kind
+from cluster.log.driver import driver
 from cluster.model import DistributionFile, HostedIndex, Index, ProjectStatus
 from cluster.names import IndexName, NormalizedName
 from cluster.state import queries
 from cluster.state.contents import LinkLog
-from cluster.state.schema import projects
 from primary.releasemetadata import Metadata, complete, release_changes, updated
 from primary.staged import Holdings
 
 _CLOSED: Final = ("archived", "quarantined")
-_STATUS: Final = select(projects.c.status).where(
-    projects.c.index_name == bindparam("index"),
-    projects.c.name == bindparam("project"),
-    projects.c.present == 1,
-)
+_STATUS: Final = """SELECT status FROM projects
+WHERE index_name = ? AND name = ? AND present = 1"""
 
 
 @frozen
@@ -70,8 +67,8 @@ def require_open(
     """
     found = hosted(connection, index)
     require_upload(who, found, project)
-    body = connection.execute(_STATUS, {"index": index, "project": project}).scalar()
-    status = ProjectStatus(**orjson.loads(body or b"{}")).status
+    row = driver(connection).execute(_STATUS, (index, project)).fetchone()
+    status = ProjectStatus(**orjson.loads(row[0] if row else b"{}")).status
     if status in _CLOSED:
         raise Forbidden(f"{project} on {index} is {status}: it takes no uploads")
     return found

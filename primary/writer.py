@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from cluster.errors import Unavailable
 from cluster.log import changelog
 from cluster.log.changes import Change, Entry, Kind, encode
-from cluster.log.driver import STORE_ERRORS
+from cluster.log.driver import STORE_ERRORS, driver
 from cluster.log.merkle import Frontier
 from cluster.names import IndexName
 from cluster.state.apply import apply
@@ -168,20 +168,20 @@ class Writer:
             self._log.failure("telling of a commit failed")
 
     def _transaction(self, connection: Connection, group: list[_Pending]) -> _Outcome:
-        frontier, touched = self.frontier, Touched()
+        frontier, touched, raw = self.frontier, Touched(), driver(connection)
         time = timestamp(self._now())
         results: list[Written | Exception] = []
         appended: list[bytes] = []
         for pending in group:
-            savepoint = connection.begin_nested()
+            raw.execute("SAVEPOINT one_write")
             try:
                 entries = self._apply(connection, pending, frontier.size, time, touched)
                 extended = changelog.append(connection, frontier, entries)
             except Exception as error:  # only this write fails; the others go on
-                savepoint.rollback()
+                raw.execute("ROLLBACK TO one_write")
                 results.append(_not_stored(error) if isinstance(error, STORE_ERRORS) else error)
                 continue
-            savepoint.commit()
+            raw.execute("RELEASE one_write")
             frontier = extended
             appended += [entry.raw for entry in entries]
             named = not entries or any(entry.kind in _NAME_FILES for entry in entries)

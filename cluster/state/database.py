@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 
 from cluster.durable import sync_folder
 from cluster.errors import NotDurable
+from cluster.log.driver import driver
 from cluster.threads import Runner
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def open_engine(path: Path, *schemas: MetaData, durable: bool = True) -> Engine:
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
         mode = connection.get_execution_options().get("begin", "BEGIN")
-        connection.exec_driver_sql(str(mode))
+        driver(connection).execute(str(mode))
 
     with engine.begin() as connection:
         for schema in schemas:
@@ -55,9 +56,10 @@ def open_engine(path: Path, *schemas: MetaData, durable: bool = True) -> Engine:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A write transaction; the lock is taken at its start, so it never fails half way."""
-    immediate = engine.execution_options(begin="BEGIN IMMEDIATE")
-    with immediate.begin() as connection:
-        yield connection
+    with engine.connect() as connection:
+        connection.execution_options(begin="BEGIN IMMEDIATE")
+        with connection.begin():
+            yield connection
 
 
 @define

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -33,6 +34,8 @@ from cluster.state.schema import (
     tokens,
     users,
 )
+
+_INDEX: Final = "SELECT type, body, secrets FROM indexes WHERE name = ?"
 
 MayRead = Callable[[Index], bool]
 """Whether the one who asks may read an index."""
@@ -115,8 +118,8 @@ def _token(row: Row[Any]) -> dict[str, Any]:
 
 def index(connection: Connection, name: IndexName) -> Index | None:
     """An index by its full name."""
-    row = connection.execute(select(indexes).where(indexes.c.name == name)).first()
-    return None if row is None else _index(row)
+    row = driver(connection).execute(_INDEX, (name,)).fetchone()
+    return None if row is None else _made(name, *row)
 
 
 def indexes_of(connection: Connection, user: str | None = None) -> list[Index]:
@@ -127,8 +130,13 @@ def indexes_of(connection: Connection, user: str | None = None) -> list[Index]:
 
 
 def _index(row: Row[Any]) -> Index:
-    made = index_from_options(IndexName(row.name), row.type, orjson.loads(row.body))
-    return evolve(made, secrets=row.secrets)
+    return _made(row.name, row.type, row.body, row.secrets)
+
+
+@lru_cache(maxsize=256)
+def _made(name: str, type: str, body: bytes, secrets: str | None) -> Index:
+    # Each upload looks at its index once more in the transaction that records it.
+    return evolve(index_from_options(IndexName(name), type, orjson.loads(body)), secrets=secrets)
 
 
 def index_or_404(connection: Connection, name: IndexName) -> Index:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 
 from cluster.log.changes import Entry
+from cluster.log.driver import driver
 from cluster.state import schema
 
 
@@ -58,7 +59,7 @@ def upsert(
         # Straight to the driver: a fresh replica does this a million times, and SQLAlchemy's
         # own handling of each row costs more than SQLite's.
         sql = _upsert_sql(table, tuple(rows[0]), changed)
-        connection.exec_driver_sql(sql, [tuple(row.values()) for row in rows])
+        driver(connection).executemany(sql, [tuple(row.values()) for row in rows])
 
 
 @lru_cache(maxsize=64)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any, cast
 
 import pytest
 import pytest_twisted
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
 from cluster.web.body import RequestStream
+from cluster.web.replies import Reply
 from cluster.web.request import NodeRequest, NodeSite, StreamHandler, query_of
 
 
@@ -102,6 +107,58 @@ async def test_a_late_consumer_decides_about_the_pause(pauses: bool) -> None:
     stream.end()
     await delivering
     assert len(consumer.taken) == 3 << 19
+
+
+class Here(Resource):
+    """What a node has itself."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Any) -> bytes:
+        return b"from here"
+
+
+@define
+class Waiting(Node):
+    """A node that is behind until the test says otherwise, and then asks another one."""
+
+    arrived: Deferred[bool] = field(factory=Deferred)
+    answered: Deferred[Reply] = field(factory=Deferred)
+
+    async def reached(self, minimum: str) -> bool:
+        return await self.arrived
+
+    async def answer_for(self, request: NodeRequest) -> Reply:
+        self.seen.append(request.uri)
+        return await self.answered
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("leaves", ["while it waits", "while another node is asked", "never"])
+def test_who_asks_for_a_serial_may_go_away(there: bool, leaves: str) -> None:
+    """A client that hangs up before a node has what it asked for costs nothing: no error, no
+    question to another node; one that stays gets its answer."""
+    node = Waiting()
+    channel: Any = NodeSite(Here(), cast(Any, node)).buildProtocol(None)
+    transport = StringTransport()
+    channel.makeConnection(transport)
+    with capturedLogs() as logs:
+        channel.dataReceived(b"GET /x HTTP/1.1\r\nHost: a.example\r\nX-Pymirror-Min: 5\r\n\r\n")
+        if leaves == "while it waits":
+            channel.connectionLost(Failure(ConnectionLost()))
+        node.arrived.callback(there)
+        asked = not there and leaves != "while it waits"
+        assert node.seen == ([b"/x"] if leaves != "while it waits" else [])
+        if leaves == "while another node is asked":
+            channel.connectionLost(Failure(ConnectionLost()))
+        if asked:
+            node.answered.callback(Reply(200, b"from elsewhere"))
+        gc.collect()
+    assert [event for event in logs if event.get("log_failure")] == []
+    answer = transport.value().partition(b"\r\n\r\n")[2]
+    stayed = {True: b"from here", False: b"from elsewhere"}[there]
+    has_answer = leaves == "never" or (there and leaves != "while it waits")
+    assert answer == (stayed if has_answer else b"")
 
 
 @pytest.mark.parametrize(

@@ -180,15 +180,18 @@ class NodeRequest(Request):
 
     async def _process_at(self, minimum: str) -> None:
         """Answer from a state that includes a serial that the client has seen before."""
+        node = self.node  # who goes away while this waits takes the channel along
         try:
-            there = await self.node.reached(minimum)
-            reply = None if there else await self.node.answer_for(self)
+            there = await node.reached(minimum)
+            reply = None if there or self.lost else await node.answer_for(self)
         except Exception:
             reply = error_reply(Failure(), self.header("Accept") or "")
+        if self.lost:
+            return
         if reply is not None:
             self.set_common_headers()
             self.answer(reply)
-        elif not self.lost and not self.node.serve_hot(self):
+        elif not node.serve_hot(self):
             super().process()
 
     def finish(self) -> None:

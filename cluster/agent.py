@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from attrs import frozen
@@ -10,6 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Protocol as WireProtocol
+from twisted.python.failure import Failure
+from twisted.web._newclient import HEADER, STATUS
 from twisted.web.client import (
     URI,
     Agent,
@@ -22,6 +25,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer  # type: ignore[attr-defined]
 
+from cluster.errors import PymirrorError
+
 _CONNECT_SECONDS = 10.0
 _CONNECT_NODE_SECONDS = 5.0
 SILENT_SECONDS = 10
@@ -29,6 +34,8 @@ SILENT_SECONDS = 10
 _PROBE_FROM_SECONDS = 4
 _PROBE_EVERY_SECONDS = 2
 _REDIRECTS = 5
+MAX_HEAD_BYTES = 256 << 10
+"""Bytes of an answer's headers, all together."""
 _PERSISTENT_PER_HOST = 8
 
 
@@ -53,56 +60,83 @@ class Requester(Protocol):
 
 
 def make_agent(reactor: Any) -> Requester:
-    """Asks other servers: persistent connections, TLS verified, few redirects followed."""
+    """Asks other servers: persistent connections, TLS verified, few redirects followed, to
+    wherever they lead by http or https, but with credentials to the same origin alone.
+    """
     return cast(Requester, RedirectAgent(cast(Any, make_direct_agent(reactor)), _REDIRECTS))
 
 
 def make_direct_agent(reactor: Any) -> Requester:
     """Asks a server: persistent connections, but no redirect is followed with our credentials."""
-    return cast(Requester, Agent(reactor, connectTimeout=_CONNECT_SECONDS, pool=_pool(reactor)))
+    return _agent(reactor, Endpoints(reactor, BrowserLikePolicyForHTTPS(), _CONNECT_SECONDS))
 
 
 def make_node_agent(reactor: Any) -> Requester:
     """As `make_direct_agent`, for long polls: the end of a connection that nobody closed, as when
     a network is cut, is noticed within SILENT_SECONDS while nothing is said on it.
     """
-    factory = _Watched(reactor, BrowserLikePolicyForHTTPS())
-    return cast(Requester, Agent.usingEndpointFactory(reactor, factory, _pool(reactor)))
+    policy = BrowserLikePolicyForHTTPS()
+    return _agent(reactor, Endpoints(reactor, policy, _CONNECT_NODE_SECONDS, is_watched=True))
 
 
-def _pool(reactor: Any) -> HTTPConnectionPool:
+def _agent(reactor: Any, endpoints: Endpoints) -> Requester:
     pool = HTTPConnectionPool(reactor)
     pool._factory.noisy = False  # a log line for each connection
     pool.maxPersistentPerHost = _PERSISTENT_PER_HOST
-    return pool
+    return cast(Requester, Agent.usingEndpointFactory(reactor, cast(Any, endpoints), pool))
 
 
 @implementer(IAgentEndpointFactory)
 @frozen
-class _Watched:
+class Endpoints:
+    """How servers are reached by http and https; raises SchemeNotSupported for anything else."""
+
     _reactor: Any
     _policy: Any
+    _seconds: float
+    is_watched: bool = False
 
     def endpointForURI(self, uri: URI) -> Any:
+        """The endpoint of a URL's server."""
+        if uri.scheme not in (b"http", b"https"):
+            raise SchemeNotSupported(f"{uri.scheme!r} is not http")
         host = uri.host.decode("ascii")
-        endpoint: Any = _WatchedEndpoint(
-            HostnameEndpoint(self._reactor, host, uri.port, timeout=_CONNECT_NODE_SECONDS)
-        )
-        if uri.scheme == b"http":
-            return endpoint
+        endpoint: Any = HostnameEndpoint(self._reactor, host, uri.port, timeout=self._seconds)
+        if self.is_watched:
+            endpoint = _Then(endpoint, _watched)
         if uri.scheme == b"https":
-            return wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
-        raise SchemeNotSupported(f"{uri.scheme!r} is not http")
+            endpoint = wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
+        return _Then(endpoint, _bounded)
 
 
 @implementer(IStreamClientEndpoint)
 @frozen
-class _WatchedEndpoint:
+class _Then:
+    """An endpoint that does something with each connection's protocol."""
+
     _endpoint: Any
+    _then: Callable[[Any], Any]
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
         connected: Deferred[Any] = self._endpoint.connect(factory)
-        return connected.addCallback(_watched)
+        return connected.addCallback(self._then)
+
+
+def _bounded(protocol: Any) -> Any:
+    """Twisted bounds each line of an answer's headers, but not their number."""
+    receive, seen = protocol.dataReceived, 0
+
+    def received(data: bytes) -> None:
+        nonlocal seen
+        receive(data)
+        parser = getattr(protocol, "_parser", None)
+        is_head = parser is not None and parser.state in (STATUS, HEADER)
+        seen = seen + len(data) if is_head else 0
+        if seen > MAX_HEAD_BYTES:
+            protocol._giveUp(Failure(PymirrorError("the answer's headers are too large")))
+
+    protocol.dataReceived = received
+    return protocol
 
 
 def _watched(protocol: Any) -> Any:

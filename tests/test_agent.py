@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.web.client import URI, BrowserLikePolicyForHTTPS
 from twisted.web.error import SchemeNotSupported
 
-from cluster.agent import SILENT_SECONDS, _Watched, _WatchedEndpoint
+from cluster.agent import SILENT_SECONDS, Endpoints, _Then, _watched
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the options are Linux's")
@@ -25,7 +25,8 @@ async def test_watched_connection() -> None:
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
         Factory.forProtocol(Protocol)
     )
-    endpoint: Any = _WatchedEndpoint(HostnameEndpoint(reactor, "127.0.0.1", port.getHost().port))
+    reached = HostnameEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    endpoint: Any = _Then(reached, _watched)
     protocol: Any = await endpoint.connect(Factory.forProtocol(Protocol))
     handle = protocol.transport.getHandle()
     assert handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -41,10 +42,9 @@ async def test_watched_connection() -> None:
 
 def test_schemes() -> None:
     """Nodes are asked by http and https, and nothing else."""
-    watched: Any = _Watched(reactor, BrowserLikePolicyForHTTPS())
-    assert isinstance(
-        watched.endpointForURI(URI.fromBytes(b"http://node.example/")), _WatchedEndpoint
-    )
-    assert watched.endpointForURI(URI.fromBytes(b"https://node.example/")) is not None
-    with pytest.raises(SchemeNotSupported):
-        watched.endpointForURI(URI.fromBytes(b"ftp://node.example/"))
+    endpoints: Any = Endpoints(reactor, BrowserLikePolicyForHTTPS(), 1.0, is_watched=True)
+    for url in (b"http://node.example/", b"https://node.example/"):
+        assert endpoints.endpointForURI(URI.fromBytes(url)) is not None
+    for url in (b"ftp://node.example/", b"file:///etc/passwd"):
+        with pytest.raises(SchemeNotSupported):
+            endpoints.endpointForURI(URI.fromBytes(url))

@@ -30,6 +30,7 @@ USER_AGENT = f"pymirror/{__version__}"
 MAX_PAGE_BYTES = 64 << 20
 MAX_LIST_BYTES = 512 << 20
 PAGE_SECONDS = 30.0
+_CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
 _LAST_BYTES = 64
 _ENDS = re.compile(rb"(?:\}|</html\s*>|</body\s*>)(?:\s|<!--[^>]*-->)*\Z", re.IGNORECASE)
 LIST_SECONDS = 300.0
@@ -130,7 +131,7 @@ class UpstreamClient:
             raise
         except Exception as error:
             raise UpstreamError(f"{url}: {explain(error)}") from error
-        if isinstance(answer, NotModified) and confirmed is None:
+        if isinstance(answer, NotModified) and not headers.keys() & _CONDITIONS:
             raise UpstreamError(f"{url} answered 304 to an unconditional request")
         return answer
 
@@ -194,6 +195,10 @@ def explain(error: BaseException) -> str:
     name = type(error).__name__
     if name in ("CancelledError", "ResponseNeverReceived"):
         return "no whole answer in time"
+    if name == "VerificationError":
+        return f"its TLS certificate is for another name: {text[0]}"
+    if "certificate verify failed" in str(error):
+        return "its TLS certificate has expired, or is of an authority that is not trusted here"
     return f"{name}: {text[0]}" if text else name
 
 

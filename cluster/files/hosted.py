@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from attrs import define, field
@@ -23,20 +22,19 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    case,
     delete,
     func,
     select,
     text,
     update,
 )  # fmt: skip
-from sqlalchemy.dialects.sqlite import Insert, insert
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from cluster.clock import Clock, Delayed
 from cluster.files.hostedrows import BATCH, SOURCES, Named, named_since, page
 from cluster.files.store import FileStore
+from cluster.log.driver import driver
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
 from cluster.state.rows import Touched
@@ -61,20 +59,14 @@ table = Table(
 )
 
 
-def _upserting() -> Insert:
-    added = insert(table)
-    is_same_scan = table.c.generation == added.excluded.generation
-    changed = {
-        "serial": func.min(table.c.serial, added.excluded.serial),
-        "kept": func.max(added.excluded.kept, case((is_same_scan, table.c.kept), else_=0)),
-        "here": added.excluded.here,
-        "generation": added.excluded.generation,
-    }
-    return added.on_conflict_do_update(index_elements=["sha256"], set_=changed)
-
-
+# Straight to the driver: this is done for every file that is ever uploaded.
+_UPSERT: Final = """INSERT INTO hosted_files
+(sha256, filename, size, serial, kept, here, tries, retry_at, generation)
+VALUES (?, ?, ?, ?, ?, ?, 0, 0.0, ?) ON CONFLICT (sha256) DO UPDATE SET
+serial = min(serial, excluded.serial),
+kept = max(excluded.kept, CASE WHEN generation = excluded.generation THEN kept ELSE 0 END),
+here = excluded.here, generation = excluded.generation"""
 # Made once: making a statement takes longer than running it.
-_UPSERT: Final = _upserting()
 _NOTE: Final = (
     update(table).where(table.c.sha256 == bindparam("name")).values(here=bindparam("is_here"))
 )
@@ -255,12 +247,12 @@ class HostedFiles:
         while len(named) > BATCH:
             await self._put(named[:BATCH])
             named = named[BATCH:]
-        rows, now = [self._row(each) for each in named], self._clock.seconds()
+        rows, now = self._rows(named), self._clock.seconds()
         counts = self.missing is None or self.missing < _MANY
         counts = counts or now >= self._counted_at + _COUNT_SECONDS
 
         def work(connection: Connection) -> tuple[Any, int | None]:
-            _upsert(connection, rows, self._store.path)
+            _upsert(connection, rows, self._store.is_here)
             _note(connection, changes)
             if not counts:
                 return None, connection.execute(_FIRST_MISSING).scalar()
@@ -294,24 +286,23 @@ class HostedFiles:
         # On the database's own thread, as `_noted`: a file that comes between the look at the
         # disk and the row would be missed otherwise.
         for at in range(0, len(named), BATCH):
-            rows = [self._row(each) for each in named[at : at + BATCH]]
-            await self.local.write(partial(_upsert, rows=rows, path=self._store.path))
+            rows = self._rows(named[at : at + BATCH])
+            await self.local.write(partial(_upsert, rows=rows, is_here=self._store.is_here))
 
-    def _row(self, named: Named) -> dict[str, Any]:
-        return {
-            "sha256": named.sha256, "filename": named.filename, "size": named.size,
-            "serial": named.serial, "kept": int(self.keeps(named.index)), "here": 0, "tries": 0,
-            "retry_at": 0.0, "generation": self._generation,
-        }  # fmt: skip
+    def _rows(self, named: Sequence[Named]) -> list[_Row]:
+        kept = {index: int(self.keeps(index)) for index in {each.index for each in named}}
+        return [
+            (each.sha256, each.filename, each.size, each.serial, kept[each.index], self._generation)
+            for each in named
+        ]
 
 
-def _upsert(
-    connection: Connection, rows: list[dict[str, Any]], path: Callable[[str], Path]
-) -> None:
-    for row in rows:
-        row["here"] = int(path(row["sha256"]).exists())
-    if rows:
-        connection.execute(_UPSERT, rows)
+_Row = tuple[str, str, int | None, int, int, int]
+
+
+def _upsert(connection: Connection, rows: list[_Row], is_here: Callable[[str], bool]) -> None:
+    looked = [(*row[:5], is_here(row[0]), row[5]) for row in rows]
+    driver(connection).executemany(_UPSERT, looked)
 
 
 def _note(connection: Connection, changes: dict[str, int]) -> None:

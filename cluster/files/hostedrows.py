@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from attrs import frozen
-from sqlalchemy import Connection, Select, Table, bindparam, select, text
+from sqlalchemy import Connection, Table, select, text
 
 from cluster.errors import LogError
 from cluster.log import changelog
+from cluster.log.driver import driver
 from cluster.state import schema
 
 BATCH: Final = 2_000
@@ -42,19 +43,21 @@ SOURCES = (
 )
 
 
-# Made once: each commit asks, and making a statement takes longer than running it.
-_TYPE: Final = select(schema.indexes.c.type).where(schema.indexes.c.name == bindparam("index"))
+# Straight to the driver: a replica that catches up asks this for each project of each page.
+_TYPE: Final = "SELECT type FROM indexes WHERE name = ?"
 
 
-def _since(of: Table) -> tuple[Select[Any], Select[Any]]:
+def _since(source: Source) -> tuple[str, str]:
     """The rows of an index, and those of a project on it, that changed behind a serial."""
-    whole = select(of).where(
-        of.c.index_name == bindparam("index"), of.c.serial > bindparam("since")
+    name = "filename" if source.table is not schema.toxresults else "result"
+    whole = (
+        f"SELECT {name}, body, serial FROM {source.table.name}"  # noqa: S608 (our schema)
+        " WHERE index_name = ? AND serial > ?"
     )
-    return whole, whole.where(of.c.project == bindparam("project"))
+    return whole, f"{whole} AND project = ?"
 
 
-_SINCE: Final = tuple(_since(source.table) for source in SOURCES)
+_SINCE: Final = tuple(_since(source) for source in SOURCES)
 
 
 def page(
@@ -70,22 +73,27 @@ def page(
         dict(zip("abc", after, strict=True)),
     ).all()
     last = tuple(str(getattr(rows[-1], name)) for name in source.names) if rows else None
-    return [named for row in rows for named in _named(of, row)], last
+    name = "filename" if of is not schema.toxresults else "result"
+    found = (
+        named
+        for row in rows
+        for named in _named(of, row.index_name, getattr(row, name), row.body, row.serial)
+    )
+    return list(found), last
 
 
-def _named(of: Table, row: Any) -> Iterator[Named]:
-    body = orjson.loads(row.body)
+def _named(of: Table, index: str, filename: str, raw: bytes, serial: int) -> Iterator[Named]:
+    body = orjson.loads(raw)
     if of is not schema.files:
-        name = row.filename if of is schema.docs else row.result
-        yield Named(row.index_name, body["sha256"], name, body["size"], row.serial)
+        yield Named(index, body["sha256"], filename, body["size"], serial)
         return
     sha256 = body.get("hashes", {}).get("sha256")
     if sha256 is not None:
-        yield Named(row.index_name, sha256, row.filename, body.get("size"), row.serial)
+        yield Named(index, sha256, filename, body.get("size"), serial)
     for key in ("core_metadata", "attestations"):
         if body.get(key):
-            name = f"{row.filename} ({key.replace('_', ' ')})"
-            yield Named(row.index_name, body[key], name, None, row.serial)
+            name = f"{filename} ({key.replace('_', ' ')})"
+            yield Named(index, body[key], name, None, serial)
 
 
 def named_since(connection: Connection, since: int, until: int) -> list[Named] | None:
@@ -112,9 +120,10 @@ def _places(entries: Iterable[bytes]) -> Iterator[tuple[str, str | None]]:
 
 
 def _at(connection: Connection, since: int, index: str, project: str | None) -> Iterator[Named]:
-    if connection.execute(_TYPE, {"index": index}).scalar() != "stage":
+    database = driver(connection)
+    if database.execute(_TYPE, (index,)).fetchone() != ("stage",):
         return
-    where = {"index": index, "since": since, "project": project}
     for source, (of_index, of_project) in zip(SOURCES, _SINCE, strict=True):
-        for row in connection.execute(of_index if project is None else of_project, where):
-            yield from _named(source.table, row)
+        sql, where = (of_index, ()) if project is None else (of_project, (project,))
+        for filename, body, serial in database.execute(sql, (index, since, *where)):
+            yield from _named(source.table, index, filename, body, serial)

@@ -96,6 +96,12 @@ class FileStore:
             raise InvalidRequest(f"{sha256!r} is not a sha256 in lower-case hex")
         return self.root / "sha256" / sha256[:2] / sha256
 
+    def is_here(self, sha256: str) -> bool:
+        """Whether the file with this digest is here. Blocking; raises InvalidRequest."""
+        if not SHA256.fullmatch(sha256):
+            raise InvalidRequest(f"{sha256!r} is not a sha256 in lower-case hex")
+        return os.path.exists(f"{self.root}/sha256/{sha256[:2]}/{sha256}")
+
     async def size_of(self, sha256: str) -> int | None:
         """The file's size in bytes, or None if it is not here."""
         if sha256 in self._sizes:

@@ -32,10 +32,11 @@ def _of_node(status: Mapping[str, Any]) -> Iterator[Problem]:
     where = node_name(status)
     follower = _object(status.get("follower"))
     state = follower.get("state")
-    if status.get("fenced"):
+    fenced = _object(status.get("fenced"))
+    if fenced:
         yield Problem(
-            where, "it was replaced by another primary and takes no changes", None,
-            "stop it, and make it a replica of the new primary by `pymirror demote`",
+            where, str(fenced.get("error") or "replaced by another primary: it takes no changes"),
+            fenced.get("since"), str(fenced.get("hint") or "see `pymirror demote`"),
         )  # fmt: skip
     if not status.get("ready", True) and not follower:
         yield Problem(where, "not ready")

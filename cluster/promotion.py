@@ -22,7 +22,7 @@ from cluster.durable import FolderLock, write_durably
 from cluster.errors import LogError, PymirrorError
 from cluster.log import changelog
 from cluster.log.changes import Change, Kind, encode
-from cluster.log.epochs import Owner, Start, Trust, start_payload
+from cluster.log.epochs import Owner, Start, Trust, parting, start_payload
 from cluster.rollback import orphans_file, roll_back
 from cluster.state import queries
 from cluster.state.apply import apply
@@ -34,7 +34,7 @@ KEY_FILE: Final = "log-key"
 IDENTITY_FILE: Final = "log-identity"
 FENCED_FILE: Final = "fenced"
 FENCE_FILE: Final = "to-fence"
-"""URLs of the primaries before, which must still be told; one a line."""
+"""URLs of the nodes that must still be told who owns the log; one a line."""
 
 
 class NotPossible(PymirrorError):
@@ -44,7 +44,7 @@ class NotPossible(PymirrorError):
 @frozen
 class Standing:
     """What a folder holds: the log's uuid, the key of its first epoch, its last epoch and serial,
-    and the Merkle root there.
+    the Merkle root there, and how the epochs after the first began.
     """
 
     log: str
@@ -52,6 +52,7 @@ class Standing:
     epoch: int
     serial: int
     root: bytes
+    starts: tuple[Start, ...] = ()
 
 
 @contextmanager
@@ -74,16 +75,34 @@ def standing(engine: Engine) -> Standing:
     """How far a folder is; raises NotPossible for an empty log."""
     with engine.begin() as connection:
         epochs, head = queries.all_epochs(connection), queries.head(connection)
+        starts = tuple(queries.starts(connection))
     if not epochs:
         raise NotPossible("the log is empty: there is nothing to be promoted")
-    return Standing(epochs[0].log, epochs[0].key, head.epoch, head.serial, head.root)
+    return Standing(epochs[0].log, epochs[0].key, head.epoch, head.serial, head.root, starts)
+
+
+def require_unowned(state_dir: Path, mine: Standing) -> None:
+    """Raise NotPossible when this folder's node knows that the next epoch has an owner already.
+
+    Blocking.
+    """
+    try:
+        fence = orjson.loads((state_dir / FENCED_FILE).read_bytes())
+    except FileNotFoundError:
+        return
+    if fence["epoch"] > mine.epoch and fence.get("key") is not None:
+        raise NotPossible(
+            f"epoch {fence['epoch']} has an owner already, {fence['url'] or 'another node'}: "
+            "demote this folder, or promote a node that follows it (if all of those are lost for "
+            f"good: remove the file {FENCED_FILE})"
+        )
 
 
 def promote(
     state_dir: Path, engine: Engine, secret: bytes, former: list[str], now: datetime
 ) -> Standing:
-    """Start the next epoch, owned by this folder's node; `former` are URLs of those before it,
-    `now` is for information.
+    """Start the next epoch, owned by this folder's node; `former` are URLs of those who may own
+    the log, or believe so, `now` is for information.
 
     Order: key, then whom to fence, durable; then the entry that names the key. A crash between
     leaves a replica with a key that nothing names, and the command can be repeated.
@@ -120,10 +139,16 @@ def fork_of(mine: Standing, starts: list[Start], trust: Trust) -> Start | None:
     """
     if any(not start.is_proven(trust) for start in starts):
         raise NotPossible("that primary's epochs were not started by nodes of this cluster")
-    newer = next((start for start in starts if start.epoch > mine.epoch), None)
-    if newer is None and mine.serial:
+    last = max((start.epoch for start in starts), default=1)
+    parted = parting(mine.starts, starts)
+    if last <= mine.epoch and mine.serial:
+        if parted is not None and parted.epoch == mine.epoch:
+            raise NotPossible(
+                f"epoch {mine.epoch} has two owners, that primary and this folder: stop that one, "
+                "promote its folder once more, and start it; then demote this one"
+            )
         raise NotPossible("that primary has no later epoch than this folder: promote it first")
-    return newer
+    return parted
 
 
 def demote(state_dir: Path, engine: Engine, fork: Start | None) -> Path | None:

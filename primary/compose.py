@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from attrs import define, field, frozen
-from treq.client import HTTPClient
 
 from cluster.agent import make_direct_agent
 from cluster.auth.acl import Restricted
@@ -41,17 +40,17 @@ from primary.devpi.toxresults import ToxResults
 from primary.devpi.trusted import TrustedPublishing
 from primary.devpi.users import UserResource
 from primary.feed import Feed
-from primary.fencing import Fencing, read_fence
+from primary.fencing import Fencing
 from primary.filesources import FileSources
 from primary.followers import Followers
 from primary.joining import Joining
 from primary.mirroring.listing import ListRefresher
 from primary.mirroring.refresh import UpstreamRefresher
 from primary.nodes import Nodes
+from primary.owning import Owning
 from primary.remembered import Remembered
 from primary.snapshots import DEFAULT_EVERY, Snapshots
 from primary.staging import Staging
-from primary.tofence import ToFence, read_left
 from primary.triggers.sender import Sender, make_sender_agent, node_url
 from primary.triggers.service import Triggers
 from primary.upload import Uploads
@@ -85,22 +84,22 @@ class Primary:
     writer: Writer = field(init=False)
     feed: Feed = field(init=False)
     triggers: Triggers = field(init=False)
-    fencing: Fencing = field(init=False)
     acks: Acks = field(init=False)
-    to_fence: ToFence = field(init=False)
+    owning: Owning = field(init=False)
     snapshots: Snapshots = field(init=False)
     compaction: Compaction = field(init=False)
+
+    @property
+    def fencing(self) -> Fencing:
+        """Whether this primary still owns the log."""
+        return self.owning.fencing
 
     async def start(self) -> PrimaryWeb:
         """Begin or continue the log, and make the application."""
         parts = self.parts
         private = await parts.pools.heavy.run(load_key, parts.settings.state_dir)
         self.writer = Writer(parts.database, parts.position, FIRST_EPOCH, parts.frontier)
-        fence = await parts.pools.heavy.run(read_fence, parts.settings.state_dir)
-        self.fencing = Fencing(
-            parts.settings.state_dir, parts.pools.heavy, lambda: self.writer.epoch,
-            parts.position.wake_all, fence,
-        )  # fmt: skip
+        self.owning = await Owning.of(parts, lambda: self.writer.epoch, time.time)
         self.acks = Acks(parts.reactor, parts.directory, self.wish.sync_replicas)
         await self.writer.write(
             "+bootstrap", lambda c: first_changes(c, private, parts.blobs, self.wish.first_start)
@@ -108,8 +107,8 @@ class Primary:
         epochs = await parts.database.read(queries.all_epochs)
         first, epoch = epochs[0], epochs[-1]
         self.writer.epoch = epoch.epoch
-        self.fencing.own(epoch.epoch)
-        signer = signer_for(private, epoch)
+        signer, trust = signer_for(private, epoch), Trust(first.log, first.key, parts.secret.secret)
+        await self.owning.begin(trust, epoch)
         memory = Remembered(parts.local, time.time)
         followers = Followers(parts.position, time.time, memory, parts.token_uses.heard)
         await followers.load()
@@ -126,9 +125,7 @@ class Primary:
         self.triggers = self._triggers()
         self.triggers.start()
         self._keep_files()
-        self.to_fence = await self._to_fence()
-        self.to_fence.start()
-        await self._keep_log(Trust(first.log, first.key, parts.secret.secret), signer, followers)
+        await self._keep_log(trust, signer, followers)
         return self._web(followers, LogIdentity(first.log, first.key), signer)
 
     async def _keep_log(self, trust: Trust, signer: LogSigner, followers: Followers) -> None:
@@ -261,21 +258,12 @@ class Primary:
         publishers = None if listed is None else TrustedPublishers(listed, keys, time.time)
         return TrustedPublishing(publishers, self.writer, time.time, parts.settings.outside_url)
 
-    async def _to_fence(self) -> ToFence:
-        parts = self.parts
-        left = await parts.pools.heavy.run(read_left, parts.settings.state_dir)
-        http = HTTPClient(cast(Any, make_direct_agent(parts.reactor)))
-        return ToFence(
-            parts.settings.state_dir, http, parts.reactor, parts.pools.heavy, parts.secret,
-            parts.uuid, lambda: self.writer.epoch, parts.settings.outside_url, left,
-        )  # fmt: skip
-
     def _more(self, followers: Followers) -> Callable[[], dict[str, Any]]:
         return lambda: {
             "replicas": followers.document(),
             "triggers": self.triggers.document(),
             "fenced": self.fencing.document(),
-            "to_fence": self.to_fence.left,
+            "to_fence": self.owning.to_fence.left,
             **self.snapshots.document(),
         }
 
@@ -310,6 +298,6 @@ class Primary:
         """Finish the writes that were accepted; what is not told yet is told after the start."""
         await self.compaction.stop()
         self.snapshots.stop()
-        self.to_fence.stop()
+        await self.owning.stop()
         await self.triggers.stop()
         await self.writer.stop()

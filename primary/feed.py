@@ -115,7 +115,7 @@ class Feed:
     async def _tail(self, node: str, request: NodeRequest) -> Reply:
         question = asked(request, self._log.log)
         start, root = question.start, question.root
-        await self._fencing.learn(question.epoch, None)
+        await self._fencing.followed(question.epoch, question.key, question.rival)
         self._fencing.require_owner()
         address = client_address(request)
         said = self._followers.heard(

@@ -1,7 +1,9 @@
-"""A primary that has been replaced takes no more writes, from the moment it learns of it.
+"""A primary that does not own the log alone takes no more writes, from the moment it learns of it.
 
-It learns from the new primary, from `pymirror promote`, or from a replica that follows a later
-epoch. That is durable: a restart does not bring it back. `pymirror demote` makes a replica of it.
+It learns from the new primary, from `pymirror promote`, from a replica that follows another
+owner, or from one that holds a head which this primary has signed and does not have. That is
+durable: a restart does not bring it back. `pymirror demote` makes a replica of it, `pymirror
+promote` the owner of a new epoch.
 """
 
 from __future__ import annotations
@@ -9,21 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import orjson
-from attrs import define, frozen
+from attrs import define, evolve
 from twisted.logger import Logger
 
 from cluster.durable import write_durably
 from cluster.errors import InvalidRequest, PymirrorError, Unavailable
+from cluster.log.epochs import Start, Trust
 from cluster.promotion import FENCED_FILE
 from cluster.threads import Runner
-from cluster.web.tail import MOST_EPOCH
+from primary.fence import Fence, Order, Why, decode_fence, is_key
 
 
 class Superseded(Unavailable):
-    """A write to a primary that owns the log no more (RFC 9110 §15.6.4)."""
+    """A write to a primary that owns the log no more, or not alone (RFC 9110 §15.6.4)."""
 
     def __init__(self, message: str, primary_url: str | None) -> None:
         super().__init__(message)
@@ -40,55 +41,21 @@ class NotOwner(PymirrorError):
         self.primary_url = primary_url
 
 
-@frozen
-class Fence:
-    """The epoch that replaced a primary's own, and the URL of its owner, if known."""
-
-    epoch: int
-    url: str | None
-
-
 def read_fence(state_dir: Path) -> Fence | None:
     """The fence of a state folder, or None; blocking."""
     try:
-        values = orjson.loads((state_dir / FENCED_FILE).read_bytes())
+        return decode_fence((state_dir / FENCED_FILE).read_bytes())
     except FileNotFoundError:
         return None
-    return Fence(values["epoch"], values["url"])
-
-
-def fence_order(body: bytes) -> tuple[int, str | None]:
-    """The body of `POST /+node/fence`: epoch, and the new primary's URL; raises InvalidRequest."""
-    try:
-        values = orjson.loads(body)
-        epoch, url = values["epoch"], values.get("url")
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise InvalidRequest('fence takes {"epoch": …, "url": …}') from None
-    if type(epoch) is not int or not 0 <= epoch <= MOST_EPOCH:
-        raise InvalidRequest("epoch is not a number of an epoch")
-    if url is not None and not _is_url(url):
-        raise InvalidRequest("url is not an http URL")
-    return epoch, url
-
-
-def _is_url(url: object) -> bool:
-    # It goes into a header, and to clients who ask there next.
-    try:
-        return (
-            isinstance(url, str)
-            and url.isascii()
-            and url.isprintable()
-            and urlsplit(url).scheme in ("http", "https")
-        )
-    except ValueError:
-        return False
 
 
 @define
 class Fencing:
-    """Whether this primary still owns the log; `epoch` is that of its own last entry.
+    """Whether this primary still owns the log; `epoch` is that of its own last entry, `now` is in
+    seconds since 1970.
 
-    `_wake` answers those who wait for news: they must hear of it at once.
+    `_wake` answers those who wait for news: they must hear of it at once. `split` is called when
+    another owner of our epoch turns up.
     """
 
     _log = Logger()
@@ -98,49 +65,87 @@ class Fencing:
     _epoch: Callable[[], int]
     _wake: Callable[[], None]
     fence: Fence | None
+    _now: Callable[[], float]
+    split: Callable[[], None] = lambda: None
+    _own: Order | None = None
+    _trust: Trust | None = None
 
-    def own(self, epoch: int) -> None:
-        """This primary owns an epoch: a fence of an earlier one is from before its promotion."""
-        if self.fence is not None and self.fence.epoch <= epoch:
+    def own(self, trust: Trust, order: Order) -> None:
+        """This primary owns the log in `order.epoch`, by its key and `start`.
+
+        A fence of an earlier epoch is from before its promotion; one of this epoch too, unless
+        it names another owner.
+        """
+        self._own, self._trust = order, trust
+        if self.fence is None or self.fence.epoch > order.epoch:
+            return
+        if self.fence.epoch < order.epoch:
             self.fence = None
+        elif self.fence.why is Why.SUPERSEDED:
+            is_other = self.fence.order.key not in (None, order.key)
+            self.fence = evolve(self.fence, why=Why.SPLIT) if is_other else None
 
     def check(self) -> None:
         """Raise Superseded when another primary owns the log: nothing may be written here."""
         if self.fence is not None:
-            raise Superseded(self._message, self.fence.url)
+            raise Superseded(self.fence.message, self.fence.url)
 
     def require_owner(self) -> None:
         """Raise NotOwner when another primary owns the log: nobody may follow this one."""
-        if self.fence is not None:
-            raise NotOwner(self._message, self.fence.url)
+        if self.fence is not None and not self.fence.serves:
+            raise NotOwner(self.fence.message, self.fence.url)
 
     def document(self) -> dict[str, Any] | None:
         """The `fenced` part of the status: None while this primary owns the log."""
-        if self.fence is None:
-            return None
-        return {"epoch": self.fence.epoch, "primary_url": self.fence.url}
+        return None if self.fence is None else self.fence.document()
 
-    @property
-    def _message(self) -> str:
-        assert self.fence is not None  # noqa: S101 (callers have looked)
-        where = self.fence.url or "another node"
-        return f"this primary was replaced by {where} (epoch {self.fence.epoch}): changes go there"
+    def owner(self) -> Order:
+        """Who owns the log, as far as it is known here: the answer to `POST /+node/fence`."""
+        if self.fence is not None and self.fence.why is Why.SUPERSEDED:
+            return self.fence.order
+        return self._own or Order(self._epoch())
 
-    async def learn(self, epoch: int, url: str | None) -> None:
-        """Somebody who may know says that the log has come to `epoch`, owned by the node at `url`.
+    async def learn(self, order: Order) -> None:
+        """A node says who owns the log; raises InvalidRequest for a proof that does not hold.
 
         Order: from this moment nothing is written here; then the fence is made durable.
         """
-        if epoch <= self._epoch() or not self._is_news(epoch, url):
-            return
-        self.fence = Fence(epoch, url)
-        self._log.error("fenced: {message}", message=self._message)
-        self._wake()
-        data = orjson.dumps({"epoch": epoch, "url": url})
-        await self._threads.run(write_durably, self._state_dir / FENCED_FILE, data)
+        if order.start is not None and not self._is_proven(order.start):
+            raise InvalidRequest("that epoch was not started by a node of this cluster")
+        own = self._epoch()
+        is_rival = order.epoch == own and order.key not in (None, self._key)
+        if order.epoch > own:
+            await self._stop(Fence(order, Why.SUPERSEDED, self._now()))
+        elif is_rival and order.begun:
+            await self._stop(Fence(order, Why.SPLIT, self._now()))
 
-    def _is_news(self, epoch: int, url: str | None) -> bool:
-        if self.fence is None or self.fence.epoch < epoch:
-            return True
-        # Who asked to be promoted may not have known its URL yet; followers are sent there.
-        return self.fence.epoch == epoch and self.fence.url is None and url is not None
+    async def followed(self, epoch: int, key: str | None, rival: str | None) -> None:
+        """A replica follows the owner of `epoch` with this key, and has met another, if any."""
+        for one in (key, rival):
+            if one is None or is_key(one):
+                await self.learn(Order(epoch, key=one))
+
+    @property
+    def _key(self) -> str | None:
+        return None if self._own is None else self._own.key
+
+    def _is_proven(self, start: Start) -> bool:
+        return self._trust is not None and start.is_proven(self._trust)
+
+    async def _stop(self, fence: Fence) -> None:
+        before, after = self.fence, self._after(fence)
+        if after == before:
+            return
+        self.fence = after
+        self._log.error("fenced: {message}", message=after.message)
+        self._wake()
+        await self._threads.run(write_durably, self._state_dir / FENCED_FILE, after.encoded())
+        if after.why is Why.SPLIT and (before is None or before.why is not Why.SPLIT):
+            self.split()
+
+    def _after(self, fence: Fence) -> Fence:
+        if self.fence is None or self.fence.epoch < fence.epoch:
+            return fence
+        if self.fence.epoch == fence.epoch and self.fence.why is fence.why:
+            return self.fence.with_more(fence.order)
+        return self.fence

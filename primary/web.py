@@ -45,7 +45,8 @@ from primary.devpi.toxresults import ToxResults
 from primary.devpi.trusted import TrustedPublishing
 from primary.devpi.users import UserResource
 from primary.feed import Feed
-from primary.fencing import Fencing, fence_order
+from primary.fence import fence_order
+from primary.fencing import Fencing
 from primary.joining import Joining
 from primary.nodes import Nodes
 from primary.snapshots import Snapshots
@@ -123,9 +124,9 @@ class PrimaryWeb(DevpiWeb):
     @answering
     async def _fence(self, request: NodeRequest) -> Reply:
         self.identity.require_node(request)
-        epoch, url = fence_order(request.content.read())
-        await self.fencing.learn(epoch, url)
-        return json_reply({"fenced": self.fencing.fence is not None})
+        await self.fencing.learn(fence_order(request.content.read()))
+        fenced = self.fencing.fence is not None
+        return json_reply({**self.fencing.owner().to_json(), "fenced": fenced})
 
     @app.route("/+node/admit/<user>/<name>", methods=["GET"])
     @answering

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from attrs import define, field
+from attrs import Factory, define, field
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -26,7 +26,7 @@ from cluster.clock import Clock
 from cluster.durable import write_durably
 from cluster.errors import LogError
 from cluster.log import changelog
-from cluster.log.epochs import Start, Trust
+from cluster.log.epochs import Start, Trust, parting
 from cluster.log.merkle import Frontier
 from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT
 from cluster.rollback import roll_back
@@ -47,6 +47,7 @@ from replica.following import (
     delay_seconds,
     failed,
 )
+from replica.owners import Owners
 from replica.primary_client import PrimaryClient, unpack
 from replica.secretsync import LacksSecrets, SecretSync
 from replica.taking import Taken, take
@@ -81,6 +82,7 @@ class Follower:
     _later: tuple[Start, ...] | None = None
     _had_no_more: bool = False
     _chance: random.Random = field(factory=random.Random)
+    _owners: Owners = Factory(lambda self: Owners(self._database), takes_self=True)
     _running: Deferred[None] | None = None
     _pausing: Deferred[None] | None = None
     _stopped: bool = False
@@ -162,6 +164,7 @@ class Follower:
         trust = Trust(identity.log, identity.key, self._client.secret)
         if self._later is None:
             self._later = tuple(s for s in await self._client.epochs() if s.is_proven(trust))
+            await self._owners.met(self._later)
         try:
             await self._start_from_snapshot(trust, self._later)
             await self._take_page(trust, self._later)
@@ -180,8 +183,10 @@ class Follower:
         # nothing is missing. A replica that we follow may have no more although there is more.
         waits = self.following.state is State.IN_SYNC or self._had_no_more
         report = orjson.dumps(self.report(self.following))
+        epoch = self._position.head.epoch
+        claims = await self._owners.claims(epoch)
         body, encoding, primary_serial = await self._client.tail(
-            trust.log, at, self._position.head.epoch, POLL_WAIT_SECONDS if waits else 0.0, report
+            trust.log, at, epoch, POLL_WAIT_SECONDS if waits else 0.0, report, claims
         )
 
         def work(connection: Connection) -> Taken:
@@ -231,7 +236,9 @@ class Follower:
 
     async def _healed(self, later: Sequence[Start]) -> bool:
         """Whether what we hold beyond a newer epoch's beginning could be taken back."""
-        fork = next((s for s in later if s.epoch > self._position.head.epoch), None)
+        if not any(start.epoch > self._position.head.epoch for start in later):
+            return False
+        fork = parting(await self._database.read(queries.starts), later)
         if fork is None or fork.serial > self.frontier.size:
             return False
         size = fork.serial - 1

@@ -229,14 +229,16 @@ class PrimaryClient:
         return [Start.from_json(one) for one in listed]
 
     async def tail(
-        self, log: str, at: Frontier, epoch: int, wait_seconds: float, report: bytes
-    ) -> tuple[bytes, str | None, int]:
-        """A page of the log behind `at`, still encoded, its encoding, and the primary's head.
+        self, log: str, at: Frontier, epoch: int, wait_seconds: float, report: bytes,
+        claims: str = "",
+    ) -> tuple[bytes, str | None, int]:  # fmt: skip
+        """A page of the log behind `at`, still encoded, its encoding, and the primary's head;
+        `claims` is what `replica.owners` says of our epoch.
 
         Raises Unreachable, NotAdmitted, Diverged, WrongLog, LogError.
         """
         root = base64.urlsafe_b64encode(at.root).decode()
-        where = f"log={quote(log)}&from={at.size}&root={root}&epoch={epoch}"
+        where = f"log={quote(log)}&from={at.size}&root={root}&epoch={epoch}{claims}"
         path = f"{TAIL_PATH}?{where}&wait={wait_seconds:g}"
         headers = {
             **self.headers(), "Accept-Encoding": "zstd", REPLICA_HEADER: report.decode(),

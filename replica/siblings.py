@@ -1,7 +1,11 @@
-"""The nodes of the cluster as the primary lists them: fetched now and then, and kept."""
+"""The nodes of the cluster as the primary lists them: fetched now and then, and kept.
+
+Where they are is also noted in the state folder (`cluster.peers`), for the time after the primary.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import orjson
@@ -10,6 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from cluster import peers
 from cluster.clock import Clock
 from cluster.errors import PymirrorError
 from cluster.protocol import NODES_PATH
@@ -22,15 +27,18 @@ _ANSWER_BYTES = 1 << 20
 @define(eq=False)
 class Siblings:
     """Asks for the list every 10 s; `nodes` is the last answer, this node and the primary
-    included.
+    included. `keep` notes the URLs of the others, those of the node `own` left out.
     """
 
     _log = Logger()
 
     _client: PrimaryClient
     _clock: Clock
+    _own: str
+    _keep: Callable[[Iterable[str]], Awaitable[None]]
     nodes: list[dict[str, Any]] = field(factory=list)
     _at: float = float("-inf")
+    _noted: list[str] | None = None
     _running: Deferred[None] | None = None
     _pause: Deferred[None] | None = None
     _stopped: bool = False
@@ -68,6 +76,10 @@ class Siblings:
         listed = _listed(answer.body) if answer.status == 200 else None
         if listed is not None:
             self.nodes, self._at = listed, self._clock.seconds()
+            urls = sorted(peers.urls_of(listed, self._own))
+            if urls != self._noted:
+                await self._keep(urls)
+                self._noted = urls
 
     async def _wait(self) -> None:
         self._pause = Deferred()

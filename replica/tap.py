@@ -13,6 +13,7 @@ from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.python import usage
 
+from cluster import peers
 from cluster.agent import Requester, make_node_agent
 from cluster.durable import write_durably
 from cluster.errors import PymirrorError
@@ -103,7 +104,10 @@ class Replica:
         self._client = PrimaryClient(
             self.primary_urls, http, parts.reactor, parts.secret, parts.uuid, time.time
         )
-        self._siblings = Siblings(self._client, parts.reactor)
+        self._siblings = Siblings(
+            self._client, parts.reactor, parts.uuid,
+            lambda urls: parts.pools.heavy.run(peers.keep, parts.settings.state_dir, urls),
+        )  # fmt: skip
         self._make_file_sync()
         secrets = SecretSync(self._client, parts.blobs, parts.pools.heavy)
         self.bootstrap = Bootstrap(
@@ -117,7 +121,9 @@ class Replica:
         web = self._web()
         # `pymirror promote` reads whom this node has followed.
         urls = "".join(f"{url}\n" for url in self.primary_urls).encode()
-        await parts.pools.heavy.run(write_durably, parts.settings.state_dir / "primary-urls", urls)
+        await parts.pools.heavy.run(
+            write_durably, parts.settings.state_dir / peers.URLS_FILE, urls
+        )  # fmt: skip
         self.follower.start()
         self._siblings.start()
         parts.siblings.nodes = lambda: self._siblings.nodes

@@ -80,6 +80,20 @@ class Start:
             raise LogError(f"that is not the start of an epoch: {error!r}") from None
 
 
+def parting(mine: Sequence[Start], theirs: Sequence[Start]) -> Start | None:
+    """Where a log whose epochs began by `theirs` has left one whose epochs began by `mine`, both
+    oldest first; None as long as theirs are all mine.
+
+    Up to the size before it the two may agree. Of two starts of one epoch it is the earlier.
+    """
+    known = {one.epoch: one for one in mine}
+    for start in theirs:
+        own = known.get(start.epoch, start)
+        if start.epoch not in known or own != start:
+            return min(own, start, key=lambda one: one.serial)
+    return None
+
+
 def start_payload(
     trust: Trust, epoch: int, key: str, node: str, before: Frontier
 ) -> Mapping[str, Any]:

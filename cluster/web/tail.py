@@ -47,7 +47,8 @@ class OtherLog(PymirrorError):
 @frozen
 class Asked:
     """A follower's question: the entries behind `start`, where its root is `root` (32 bytes) and
-    its last epoch `epoch`; `encoding` is one it takes, or None.
+    its last epoch `epoch`, whose owner's key is `key`; `rival` is the key of another owner of that
+    epoch that it has met. `encoding` is one it takes, or None.
     """
 
     start: int
@@ -55,6 +56,8 @@ class Asked:
     epoch: int
     wait_seconds: float
     encoding: str | None
+    key: str | None = None
+    rival: str | None = None
 
 
 @frozen
@@ -121,7 +124,9 @@ def asked(request: NodeRequest, log: str) -> Asked:
         raise InvalidRequest("from, wait or epoch is out of range")
     accepted = request.header("Accept-Encoding") or ""
     encoding = next((name for name in ("zstd", "gzip") if name in accepted), None)
-    return Asked(start, root, epoch, min(wait_seconds, POLL_WAIT_SECONDS), encoding)
+    key, rival = argument(request, b"key") or None, argument(request, b"rival") or None
+    wait_seconds = min(wait_seconds, POLL_WAIT_SECONDS)
+    return Asked(start, root, epoch, wait_seconds, encoding, key, rival)
 
 
 def identity_reply(request: NodeRequest, log: LogIdentity, secret: bytes) -> Reply:

@@ -54,7 +54,8 @@ from primary.acks import Acks
 from primary.bootstrap import FIRST_EPOCH, FirstStart, first_changes, load_key, signer_for
 from primary.compaction import Compaction, Retention
 from primary.feed import Feed
-from primary.fencing import Fencing, fence_order, read_fence
+from primary.fence import Order, fence_order
+from primary.fencing import Fencing, read_fence
 from primary.followers import Followers
 from primary.snapshots import Snapshots
 from primary.tofence import ToFence, read_left
@@ -204,7 +205,7 @@ class Running:
         )  # fmt: skip
         fence = read_fence(self.folder)
         self.fencing = Fencing(
-            self.folder, Inline(), lambda: writer.epoch, self.position.wake_all, fence
+            self.folder, Inline(), lambda: writer.epoch, self.position.wake_all, fence, self.now
         )
         self.acks = Acks(self.as_clock, self.directory, self.world.level)
         wish = FirstStart(lambda: None, None)
@@ -212,7 +213,9 @@ class Running:
         epochs = await self.database.read(queries.all_epochs)
         first, epoch = epochs[0], epochs[-1]
         writer.epoch = epoch.epoch
-        self.fencing.own(epoch.epoch)
+        starts = await self.database.read(queries.starts)
+        own = Order(epoch.epoch, f"http://{self.name}", epoch.key, starts[-1] if starts else None)
+        self.fencing.own(Trust(first.log, first.key, SECRET), own)
         signer = signer_for(private, epoch)
         followers = Followers(self.position, self.now)
         feed = Feed(
@@ -227,11 +230,13 @@ class Running:
 
         writer.on_commit, writer.guard = committed, self.fencing.check
         writer.confirm = self.acks.confirm
-        ToFence(
+        to_fence = ToFence(
             self.folder, cast(Any, self.world.network.client(self.name)), self.as_clock, Inline(),
-            self.secret, self.uuid, lambda: writer.epoch, f"http://{self.name}",
+            self.secret, self.uuid, lambda: own, self.fencing.learn, lambda: list(self.urls),
             read_left(self.folder),
-        ).start()  # fmt: skip
+        )  # fmt: skip
+        self.fencing.split = to_fence.again
+        to_fence.start()
         self.snapshots = Snapshots(
             self.database, self.position, cast(Any, self.identity), signer,
             Trust(first.log, first.key, SECRET), self.folder / "snapshots", cast(Any, _Threads()),
@@ -316,8 +321,8 @@ class Running:
     async def _fence(self, request: Request, _: str) -> Reply:
         self.identity.require_node(_as_node(request))
         assert self.fencing is not None
-        await self.fencing.learn(*fence_order(request.content.read()))
-        return json_reply({"fenced": self.fencing.fence is not None})
+        await self.fencing.learn(fence_order(request.content.read()))
+        return json_reply(self.fencing.owner().to_json())
 
     def _send_secret(self, request: Request, name: str) -> Reply:
         self.identity.require_node(_as_node(request))

@@ -16,6 +16,7 @@ from cluster.promotion import demote as be_replica
 from cluster.promotion import fork_of, opened, standing
 from cluster.promotion import promote as be_primary
 from cluster.state import queries
+from primary.fence import Order
 from tests.simulation.cluster import Member, Simulation
 from tests.simulation.disk import PowerCut
 from tests.simulation.history import EMPTY, Violation, head_of
@@ -57,7 +58,7 @@ def promote(sim: Simulation, member: Member) -> None:
         for other in sim.members.values():
             fencing = None if other.running is None else other.running.fencing
             if fencing is not None and sim.network.link(member.name, other.name) is Link.UP:
-                quietly(fencing.learn(epoch, None))
+                quietly(fencing.learn(Order(epoch, begun=False)))
         former = [f"http://{name}" for name in sim.members if name != member.name]
         before = standing(engine)
         try:

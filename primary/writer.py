@@ -109,7 +109,7 @@ class Writer:
         `decide` runs on the writer thread in the transaction that will hold its changes; an
         error it raises is raised here, and nothing of its is recorded. `index` may ask for more
         replicas to have the write before this returns. Raises Unavailable while shutting down,
-        when fenced, or when too few replicas have it in time.
+        when fenced before it returns, or when too few replicas have it in time.
         """
         if self._stopped:
             raise Unavailable("this primary is shutting down; try again in a few seconds")
@@ -121,6 +121,9 @@ class Writer:
         written = await pending.done
         if self.confirm is not None:
             await self.confirm(actor, written, index)
+        # Who fenced us meanwhile may have asked already how far we are: what is stored since is
+        # lost if that node is promoted, so nobody may take it for done.
+        self.guard()
         return written
 
     async def stop(self) -> None:

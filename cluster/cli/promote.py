@@ -10,11 +10,13 @@ from pathlib import Path
 
 import click
 
+from cluster import peers
 from cluster.auth.nodekeys import KEY_FILE, read_key
-from cluster.cli.asking import Asked, NodeAnswers
+from cluster.cli.asking import NodeAnswers
+from cluster.cli.furthest import Others, Place
 from cluster.errors import PymirrorError
 from cluster.log.epochs import Trust
-from cluster.promotion import NotPossible, Standing, fork_of, opened, standing
+from cluster.promotion import NotPossible, Standing, fork_of, opened, require_unowned, standing
 from cluster.promotion import demote as make_replica
 from cluster.promotion import promote as own
 from cluster.protocol import EPOCHS_PATH, FENCE_PATH, IDENTITY_PATH, identity_proof
@@ -51,39 +53,107 @@ def _folder(command: Command) -> Command:
     metavar="URL",
     help="The primary so far; may be given more than once [default: what the replica followed].",
 )
+@click.option(
+    "--peer",
+    multiple=True,
+    metavar="URL",
+    help="One more node to compare with; those that the folder knows are asked in any case.",
+)
 @click.option("--outside-url", help="Where clients and replicas will reach the new primary.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask: go on, unless too much would be lost.")
+@click.option(
+    "--may-lose",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="With --yes: go on if no node has more than N entries that this one lacks.",
+)
 def promote(
-    state_dir: Path, secret_file: Path | None, former: tuple[str, ...], outside_url: str | None,
-    yes: bool,
+    state_dir: Path, secret_file: Path | None, former: tuple[str, ...], peer: tuple[str, ...],
+    outside_url: str | None, yes: bool, may_lose: int,
 ) -> None:  # fmt: skip
     """Make a stopped replica the primary of its cluster.
 
-    Asks the primary so far how far it is, says what would be lost, and asks before anything is
-    changed. A node that has not heard of the last promotion is refused. The old primary is fenced:
-    it takes no more changes, now if it answers, else as soon as it is seen. Then start the folder
-    with `twistd pymirror-primary`, with its secret file.
+    Asks all nodes that are known how far they are, says what would be lost, and asks before
+    anything is changed. A node that has not heard of the last promotion is refused. The old
+    primary is fenced: it takes no more changes, now if it answers, else as soon as it is seen.
+    What it has written until then is compared once more. Then start the folder with `twistd
+    pymirror-primary`, with its secret file.
     """
-    secret = _secret(state_dir, secret_file)
-    urls = list(former) or _followed(state_dir)
+    secret, limit = _secret(state_dir, secret_file), may_lose if yes else None
+    urls = [url.rstrip("/") for url in former] or peers.followed(state_dir)
     try:
         with opened(state_dir) as engine:
             mine = standing(engine)
+            require_unowned(state_dir, mine)
             click.echo(f"this node: epoch {mine.epoch}, serial {mine.serial}")
             asked = _asking(state_dir, secret)
-            _check_loss(mine, urls, asked)
-            if not yes:
-                click.confirm("Promote this node?", abort=True)
-            for url in urls:
-                body = {"epoch": mine.epoch + 1, "url": outside_url}
-                done = asked.ask("POST", url + FENCE_PATH, body)
-                click.echo(f"{url}: {'fenced' if done.status == 200 else 'will be fenced later'}")
-            now = own(state_dir, engine, secret, urls, datetime.now(UTC))
+            known = [url.rstrip("/") for url in peer] + peers.kept(state_dir)
+            known = [url for url in known if url not in (outside_url, *urls)]
+            others = Others(asked, mine, (state_dir / "uuid").read_text().strip(), urls, known)
+            lost = _agree(others.look(), mine, limit)
+            fenced = [url for url in urls if _fence(asked, url, mine.epoch + 1, outside_url)]
+            _agree_again(others.look_again(fenced, lost), mine, limit)
+            everybody = list(dict.fromkeys([*urls, *known]))
+            now = own(state_dir, engine, secret, everybody, datetime.now(UTC))
     except PymirrorError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"promoted: epoch {now.epoch} begins with serial {now.serial}")
     click.echo(f"start it:  twistd pymirror-primary --state-dir {state_dir} …")
     click.echo("then give its URL to every replica, as one more --primary-url")
+
+
+def _agree(furthest: Place | None, mine: Standing, limit: int | None) -> int:
+    """Have the operator agree to what would be lost; how much that is. `limit` instead of asking.
+
+    Raises NotPossible.
+    """
+    lost = 0 if furthest is None else furthest.lacks(mine)
+    if furthest is None:
+        question = "Promote this node?"
+    elif furthest.role == "primary":
+        question = (
+            f"{lost} entries of {furthest.url} would be lost. Promote this node all the same?"
+        )
+    else:
+        question = (
+            f"{furthest.url} is further by {lost} entries, which would be lost: better promote "
+            "that one. Promote this node all the same?"
+        )
+    if limit is None:
+        click.confirm(question, abort=True)
+    elif furthest is not None and lost > limit:
+        raise NotPossible(
+            f"{furthest.url} has {lost} entries that this node lacks: let it catch up, promote "
+            f"that one if it is a replica, or say --may-lose {lost}"
+        )
+    return lost
+
+
+def _agree_again(furthest: Place | None, mine: Standing, limit: int | None) -> None:
+    """The same for what was written between the comparison and the fencing, if anything was."""
+    if furthest is None:
+        return
+    lost = furthest.lacks(mine)
+    advice = (
+        f"{furthest.url} takes no more changes and still gives what it has: start this node as a "
+        "replica again until it is in sync, then promote it"
+    )
+    click.echo(f"written meanwhile: {lost} entries of {furthest.url} would be lost now")
+    if limit is None and not click.confirm("Promote this node all the same?"):
+        raise NotPossible(advice)
+    if limit is not None and lost > limit:
+        raise NotPossible(f"that is too much; {advice}")
+
+
+def _fence(asked: NodeAnswers, url: str, epoch: int, outside_url: str | None) -> bool:
+    """Order a primary to stop writing; whether it has."""
+    # The epoch has not begun: its replicas may still take from it what they lack.
+    body = {"epoch": epoch, "url": outside_url, "begun": False}
+    done = asked.ask("POST", url + FENCE_PATH, body).status == 200
+    click.echo(f"{url}: {'fenced' if done else 'will be fenced later'}")
+    return done
 
 
 @click.command()
@@ -122,37 +192,6 @@ def _secret(state_dir: Path, secret_file: Path | None) -> bytes:
         return path.read_bytes().strip()
     except OSError as error:
         raise click.ClickException(f"the cluster's secret cannot be read: {error}") from None
-
-
-def _followed(state_dir: Path) -> list[str]:
-    try:
-        return (state_dir / "primary-urls").read_text().split()
-    except FileNotFoundError:
-        return []
-
-
-def _check_loss(mine: Standing, urls: list[str], asked: NodeAnswers) -> None:
-    if not urls:
-        click.echo("no primary so far is known: give --former, or nobody can be compared")
-    for url in urls:
-        answer = asked.ask("GET", url + "/+status")
-        serial, epoch = _number(answer, "serial"), _number(answer, "epoch")
-        if epoch is not None and epoch > mine.epoch:
-            # An epoch has one owner: a second would sign another history under its number.
-            raise NotPossible(
-                f"{url} is in epoch {epoch} already, this node in {mine.epoch}: let this node "
-                "follow it first, or promote one that has"
-            )
-        if serial is None:
-            click.echo(f"{url} does not answer: what it has beyond {mine.serial} would be lost")
-        else:
-            lost = max(0, serial - mine.serial)
-            click.echo(f"{url}: serial {serial}; {lost} entries would be lost")
-
-
-def _number(answer: Asked, name: str) -> int | None:
-    value = answer.values.get(name) if answer.status == 200 else None
-    return value if isinstance(value, int) else None
 
 
 def _require_same_log(asked: NodeAnswers, url: str, trust: Trust) -> None:

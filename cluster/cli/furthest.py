@@ -1,0 +1,97 @@
+"""How far the other nodes are, for who is about to be promoted: what would be lost by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import click
+from attrs import define, frozen
+
+from cluster.cli.asking import NodeAnswers
+from cluster.promotion import NotPossible, Standing
+
+_AT_ONCE: Final = 16
+
+
+@frozen
+class Place:
+    """What a node says of itself; `epoch` and `serial` are None when it gives no answer."""
+
+    url: str
+    role: str = "node"
+    uuid: str = ""
+    log: str = ""
+    epoch: int | None = None
+    serial: int | None = None
+
+    def lacks(self, mine: Standing) -> int:
+        """How many entries of its log would be lost if a node with `mine` were promoted."""
+        same = self.log == mine.log and self.epoch == mine.epoch
+        return max(0, self.serial - mine.serial) if same and self.serial is not None else 0
+
+
+@define
+class Others:
+    """The primary so far (`former`: where it may be) and all other nodes that are known."""
+
+    _asked: NodeAnswers
+    _mine: Standing
+    _own: str
+    former: list[str]
+    known: list[str]
+
+    def look(self) -> Place | None:
+        """Ask everybody, say what would be lost, and return who has most that would be.
+
+        Raises NotPossible when a node has heard of a promotion that this one has not.
+        """
+        if not self.former:
+            click.echo("no primary so far is known: give --former, or nobody can be compared")
+        return self._furthest(self._ask([*self.former, *self.known]), shown_from=0)
+
+    def look_again(self, urls: Sequence[str], least: int) -> Place | None:
+        """The same, of some nodes alone; only what is more than `least` is said and returned."""
+        found = self._furthest(self._ask(urls), shown_from=least + 1)
+        return found if found is not None and found.lacks(self._mine) > least else None
+
+    def _furthest(self, places: Sequence[Place], shown_from: int) -> Place | None:
+        mine = self._mine
+        for one in places:
+            if one.log == mine.log and one.epoch is not None and one.epoch > mine.epoch:
+                # An epoch has one owner: a second would sign another history under its number.
+                raise NotPossible(
+                    f"{one.url} is in epoch {one.epoch} already, this node in {mine.epoch}: let "
+                    "this node follow it first, or promote one that has"
+                )
+            if shown_from <= one.lacks(mine):
+                click.echo(self._line(one))
+        further = [one for one in places if one.lacks(mine)]
+        return max(further, key=lambda one: one.lacks(mine)) if further else None
+
+    def _line(self, one: Place) -> str:
+        mine = self._mine
+        if one.serial is None:
+            return f"{one.url} does not answer: what it has beyond {mine.serial} would be lost"
+        if one.log != mine.log:
+            return f"{one.url}: {one.role} of another log"
+        lost = one.lacks(mine)
+        return f"{one.url}: {one.role}, serial {one.serial}; {lost} entries would be lost"
+
+    def _ask(self, urls: Sequence[str]) -> list[Place]:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            places = list(pool.map(self._place, dict.fromkeys(urls)))
+        # A node may have several URLs, and be known to itself.
+        unique = {one.uuid or one.url: one for one in reversed(places)}
+        return [one for one in places if unique.get(one.uuid or one.url) is one
+                and one.uuid != self._own]  # fmt: skip
+
+    def _place(self, url: str) -> Place:
+        answer = self._asked.ask("GET", url + "/+status")
+        said = answer.values if answer.status == 200 else {}
+        epoch, serial, identity = said.get("epoch"), said.get("serial"), said.get("log_identity")
+        if not isinstance(epoch, int) or not isinstance(serial, int):
+            return Place(url)
+        log = str(identity.get("log", "")) if isinstance(identity, dict) else ""
+        return Place(url, str(said.get("role")), str(said.get("uuid")), log, epoch, serial)

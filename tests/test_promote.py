@@ -1,0 +1,169 @@
+"""`pymirror promote` before it changes anything: what would be lost, and who says yes to that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+from click.testing import CliRunner, Result
+
+from cluster import peers
+from cluster.cli import promote as command
+from cluster.cli.asking import Asked
+from cluster.promotion import FENCE_FILE, FENCED_FILE, opened, standing
+from cluster.protocol import FENCE_PATH
+from tests.fakes import KEY, LOG
+from tests.test_rollback import folder_of
+
+OLD, NEAR, FAR = (f"http://{name}.example" for name in ("old", "near", "far"))
+
+
+@define
+class Nodes:
+    """Answers of other nodes; each primary has more when it is fenced than it had before."""
+
+    serials: dict[str, int]
+    meanwhile: int = 0
+    epoch: int = 1
+    log: str = LOG
+    fenced: list[str] = field(factory=list)
+    asked: list[str] = field(factory=list)
+
+    def ask(self, method: str, url: str, body: object = None) -> Asked:
+        """As `NodeAnswers.ask`."""
+        node, _, path = url.partition("/+")
+        if node not in self.serials:
+            return Asked(0, {}, "no route to host")
+        if f"/+{path}" == FENCE_PATH:
+            assert body == {"epoch": 2, "url": None, "begun": False}
+            self.fenced.append(node)
+            self.serials[node] += self.meanwhile
+            return Asked(200, {}, "")
+        self.asked.append(node)
+        role = "primary" if node == OLD else "replica"
+        return Asked(200, {
+            "role": role, "uuid": node, "epoch": self.epoch, "serial": self.serials[node],
+            "log_identity": {"log": self.log, "key": KEY},
+        }, "")  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A stopped replica's, at serial 10, which has followed OLD and knows NEAR."""
+    folder_of(tmp_path, 10)
+    (tmp_path / "uuid").write_text("this node")
+    (tmp_path / "secret").write_text("the cluster's secret")
+    (tmp_path / peers.URLS_FILE).write_text(f"{OLD}\n")
+    peers.keep(tmp_path, [OLD, NEAR])
+    return tmp_path
+
+
+def promote(
+    folder: Path, nodes: Nodes, patch: pytest.MonkeyPatch, *arguments: str, says: str = ""
+) -> Result:
+    """Run the command; `says` is what the operator types."""
+    patch.setattr(command, "_asking", lambda *_: nodes)
+    return CliRunner().invoke(
+        command.promote, ["--state-dir", str(folder), *arguments], input=says
+    )  # fmt: skip
+
+
+def epoch(folder: Path) -> int:
+    """The last epoch of a folder's log."""
+    with opened(folder) as engine:
+        return standing(engine).epoch
+
+
+def test_nobody_is_further(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All nodes that are known are asked, and are told later who owns the log."""
+    nodes = Nodes({OLD: 10, NEAR: 7, FAR: 10})
+    ran = promote(folder, nodes, monkeypatch, "--peer", FAR, "--yes")
+    assert ran.exit_code == 0, ran.output
+    assert set(nodes.asked) == {OLD, NEAR, FAR}
+    assert nodes.fenced == [OLD]
+    for line in (f"{OLD}: primary, serial 10; 0", f"{NEAR}: replica, serial 7; 0"):
+        assert f"{line} entries would be lost" in ran.output
+    assert (folder / FENCE_FILE).read_text().split() == [OLD, FAR, NEAR]
+    assert epoch(folder) == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["--may-lose", "2"]])
+def test_another_is_further(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """With the primary away, a replica that has more is named; --yes alone does not mean that."""
+    nodes = Nodes({NEAR: 10, FAR: 13})
+    ran = promote(folder, nodes, monkeypatch, "--peer", FAR, "--yes", *arguments)
+    assert ran.exit_code == 1
+    assert f"{OLD} does not answer" in ran.output
+    assert f"{FAR} has 3 entries that this node lacks" in ran.output
+    assert epoch(folder) == 1
+    assert not (folder / FENCE_FILE).exists()
+
+
+def test_the_operator_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says no changes nothing; who says yes, or how much may be lost, promotes."""
+    nodes = Nodes({NEAR: 12})
+    ran = promote(folder, nodes, monkeypatch, says="n\n")
+    assert f"{NEAR} is further by 2 entries" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (1, 1)
+    assert promote(folder, nodes, monkeypatch, says="y\n").exit_code == 0
+    assert epoch(folder) == 2
+
+
+def test_may_lose(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--yes goes on when no more than was said is lost."""
+    ran = promote(folder, Nodes({NEAR: 12}), monkeypatch, "--yes", "--may-lose", "2")
+    assert (ran.exit_code, epoch(folder)) == (0, 2)
+
+
+def test_written_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the primary wrote between the comparison and its fencing is said, and not agreed to by
+    --yes: the primary is fenced then, and can still be followed."""
+    ran = promote(folder, Nodes({OLD: 10}, meanwhile=3), monkeypatch, "--yes")
+    assert "0 entries would be lost" in ran.output
+    assert f"written meanwhile: 3 entries of {OLD} would be lost now" in ran.output
+    assert "start this node as a replica again" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (1, 1)
+    refused = promote(folder, Nodes({OLD: 10}, meanwhile=3), monkeypatch, says="y\nn\n")
+    assert (refused.exit_code, epoch(folder)) == (1, 1)
+    agreed = promote(folder, Nodes({OLD: 10}, meanwhile=3), monkeypatch, says="y\ny\n")
+    assert (agreed.exit_code, epoch(folder)) == (0, 2)
+
+
+def test_nothing_more_than_agreed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was agreed to already is not asked about twice."""
+    ran = promote(folder, Nodes({OLD: 14}), monkeypatch, says="y\n")
+    assert f"4 entries of {OLD} would be lost" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (0, 2)
+
+
+@pytest.mark.parametrize("url", [OLD, NEAR])
+def test_a_later_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """When anybody has heard of a promotion that this node has not, it is refused."""
+    ran = promote(folder, Nodes({url: 12}, epoch=2), monkeypatch, says="y\n")
+    assert f"{url} is in epoch 2 already" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (1, 1)
+
+
+def test_another_log(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of another cluster has nothing that could be lost."""
+    ran = promote(folder, Nodes({NEAR: 99}, epoch=7, log="another"), monkeypatch, "--yes")
+    assert f"{NEAR}: replica of another log" in ran.output
+    assert ran.exit_code == 0
+
+
+def test_an_epoch_that_has_an_owner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old primary that was replaced is not promoted to the epoch of its successor; one that
+    was only about to be replaced is."""
+    fence: dict[str, Any] = {"epoch": 2, "url": OLD, "key": KEY}
+    (folder / FENCED_FILE).write_text(json.dumps(fence))
+    ran = promote(folder, Nodes({}), monkeypatch, "--yes")
+    assert f"epoch 2 has an owner already, {OLD}" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (1, 1)
+    (folder / FENCED_FILE).write_text(json.dumps({**fence, "key": None}))
+    assert promote(folder, Nodes({}), monkeypatch, "--yes").exit_code == 0
+    assert not (folder / FENCED_FILE).exists()

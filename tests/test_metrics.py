@@ -92,6 +92,29 @@ def test_export() -> None:
     assert ("pymirror_files_missing",) not in found
 
 
+def test_export_of_troubles() -> None:
+    """What is worth an alarm comes out: a fenced primary, rotten files, a cache that churns."""
+    cache = {"limit_bytes": 900, "used_bytes": 800, "evicted": 7, "evicted_bytes": 70}
+    scrub = {"checked": 50, "damaged": 3, "unmended": [{"sha256": "a"}, {"sha256": "b"}]}
+    fenced = {"epoch": 2, "primary_url": None}
+    document = status(cache=cache, scrub=scrub, fenced=fenced, in_sync={"files_position": 6})
+    found = exported(document, RequestCounts())
+    assert {name.removeprefix("pymirror_"): value for (name, *_), value in found.items()
+            if name.startswith(("pymirror_cache", "pymirror_scrub"))} == {
+        "cache_limit_bytes": 900, "cache_used_bytes": 800, "cache_evicted_total": 7,
+        "cache_evicted_bytes_total": 70, "scrub_checked_total": 50, "scrub_damaged_total": 3,
+        "scrub_unmended": 2,
+    }  # fmt: skip
+    assert (found[("pymirror_fenced",)], found[("pymirror_files_position",)]) == (1, 6)
+    well = exported(
+        status(cache={**cache, "limit_bytes": None}, scrub={**scrub, "unmended": []}, fenced=None),
+        RequestCounts(),
+    )
+    assert (well[("pymirror_fenced",)], well[("pymirror_scrub_unmended",)]) == (0, 0)
+    assert ("pymirror_cache_limit_bytes",) not in well
+    assert ("pymirror_fenced",) not in exported(status(), RequestCounts())
+
+
 def test_hints() -> None:
     """Each state of a follower has its hint, and only being in sync needs nothing done."""
     assert {state.value for state in State} == set(HINTS)

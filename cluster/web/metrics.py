@@ -31,11 +31,18 @@ _GAUGES: Final = (
     ("lag_seconds", "Since this replica was in sync.", "follower.lag_seconds"),
     ("follower_failures", "Failed attempts to follow in a row.", "follower.failures"),
     ("files_missing", "Uploaded files that are not here.", "in_sync.files_missing"),
+    ("files_position", "All uploads up to it are durably here.", "in_sync.files_position"),
+    ("cache_limit_bytes", "Bound of the files that others have too.", "cache.limit_bytes"),
+    ("cache_used_bytes", "Size of the files that others have too.", "cache.used_bytes"),
 )
 _COUNTERS: Final = (
     ("file_hits", "Answers with a file from the store.", "files.hits"),
     ("file_misses", "Requests that needed a fetch.", "files.misses"),
     ("file_saved_bytes", "Sent from the store, which no source had to send.", "files.bytes_saved"),
+    ("cache_evicted", "Files taken away because the cache was full.", "cache.evicted"),
+    ("cache_evicted_bytes", "Size of the files taken away.", "cache.evicted_bytes"),
+    ("scrub_checked", "Files hashed again.", "scrub.checked"),
+    ("scrub_damaged", "Files that were not what their name says.", "scrub.damaged"),
 )
 _REPLICA_GAUGES: Final = (
     ("replica_position", "Last entry that a replica had applied.", "position"),
@@ -62,6 +69,9 @@ class Metrics:
             yield self._state(self._status["follower"]["state"])
         if "replicas" in self._status:
             yield from self._replicas(self._status["replicas"])
+        if "fenced" in self._status:
+            is_fenced = self._status["fenced"] is not None
+            yield _gauge("fenced", "1 if another primary owns the log.", is_fenced)
         if "triggers" in self._status:
             pending = sum(one["pending"] for one in self._status["triggers"])
             yield _gauge("triggers_pending", "Events that are not delivered yet.", pending)
@@ -72,6 +82,8 @@ class Metrics:
             value = _at(self._status, path)
             if value is not None:
                 yield _gauge(name, text, value)
+        unmended = len(_at(self._status, "scrub.unmended") or ())
+        yield _gauge("scrub_unmended", "Damaged files that nobody could give yet.", unmended)
         for name, text, path in _COUNTERS:
             yield _counter(name, text, _at(self._status, path) or 0)
 

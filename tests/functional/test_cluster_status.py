@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.builders import wheel
 from tests.functional.helpers import ROOT_PASSWORD, upload, wait_visible
-from tests.processes import Cluster, Node, eventually
+from tests.processes import CHECKOUT, Cluster, Node, eventually
 
 pytestmark = pytest.mark.functional
 
@@ -77,9 +78,16 @@ def test_map(nodes: Cluster) -> None:
     assert found[("pymirror_position",)] == primary.status()["serial"]
     assert sum(v for k, v in found.items() if k[0] == "pymirror_replica_healthy") == 2
     assert found["pymirror_requests_total", "page", "2xx"] >= 1
+    assert (found[("pymirror_fenced",)], found[("pymirror_scrub_unmended",)]) == (0, 0)
+    assert found[("pymirror_cache_evicted_total",)] == 0
+    emitted = {key[0] for key in found}
     found = _metrics(two)
     assert found["pymirror_follower_state", "in-sync"] == 1
     assert found[("pymirror_lag_entries",)] == 0
+    assert ("pymirror_files_position",) in found
+    documented = set(re.findall(r"`(\w+)`", (CHECKOUT / "docs" / "status.md").read_text()))
+    emitted |= {key[0] for key in found}
+    assert {name.removeprefix("pymirror_") for name in emitted} <= documented
 
     two.kill()
     gone = next(uuid for uuid, node in uuids.items() if node is two)

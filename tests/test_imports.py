@@ -45,6 +45,23 @@ CLOCKS = {
     "time.time", "time.time_ns", "time.monotonic", "time.localtime", "time.gmtime",
     "datetime.now", "datetime.utcnow", "datetime.today", "date.today", "datetime.datetime.now",
 }  # fmt: skip
+# What nobody can guess, or nobody has: secrets, salts and nonces, and names of new things. None
+# of it decides what a node does, so the simulation repeats without it.
+MAKES_UP = {
+    "cluster.auth.jointokens", "cluster.auth.nodes", "cluster.auth.passwords",
+    "cluster.auth.tokens", "primary.devpi.importing", "primary.devpi.indexes",
+    "replica.joining", "replica.loading", "replica.primary_client", "cluster.cli.promote",
+    "cluster.cli.verify",
+    "cluster.durable", "cluster.files.store", "cluster.parts", "primary.bootstrap",
+    "primary.devpi.pushform",
+}  # fmt: skip
+# Pauses that differ from node to node; each takes a `random.Random`, a seeded one in tests.
+TAKES_CHANCE = {
+    "primary.triggers.lane", "primary.triggers.service", "replica.follower", "replica.following",
+}  # fmt: skip
+SAMPLES = {"cluster.cli.comparing"}
+UNGUESSABLE = ("secrets", "uuid.uuid1", "uuid.uuid4", "os.urandom", "os.getrandom")
+SIMULATION = sorted((ROOT / "tests" / "simulation").glob("*.py"))
 # Puts the parts of a node together, line by line.
 LONG_FUNCTIONS: set[tuple[str, str]] = set()
 MAX_FUNCTION = 40
@@ -177,6 +194,73 @@ def test_only_listed_modules_tell_time() -> None:
     users = {dotted(path) for path in MODULES for name, _ in calls(path) if name in CLOCKS}
     assert users <= TELLS_TIME
     assert all("time.time" not in imported(path) for path in MODULES)
+
+
+def comes_from(path: Path, *sources: str) -> set[str]:
+    """What a module imports or names of these."""
+    names = {name for name, _ in calls(path) if "." in name and not name.startswith("secrets.")}
+    return {name for name in imported(path) if any(below(name, s) for s in sources)} | {
+        name for name in names if name in sources or (below(name, "random") and "random" in sources)
+    }
+
+
+def test_only_listed_modules_make_up_values() -> None:
+    """Chance is an argument; what nobody can repeat is a name or a secret, made where listed."""
+    users = {dotted(path) for path in MODULES if comes_from(path, *UNGUESSABLE)}
+    assert users == MAKES_UP
+    assert {dotted(path) for path in MODULES if comes_from(path, "random")} == (
+        TAKES_CHANCE | SAMPLES
+    )
+    for path in MODULES:
+        if dotted(path) in TAKES_CHANCE:
+            assert comes_from(path, "random") <= {"random", "random.Random"}, path
+
+
+def unrepeatable(source: str) -> list[str]:
+    """What makes a program another one in its next run: chance without a seed, clocks, threads."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        text = ast.unparse(node)
+        if isinstance(node, ast.Call) and text == "random.Random()":
+            found.append(text)
+        if isinstance(node, ast.keyword) and text.endswith("=random.Random"):
+            found.append(text)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            names = {f"{module}.{one.name}" if module else one.name for one in node.names}
+            found += [n for n in names if below(n, "time") or below(n, "threading")]
+            found += [n for n in names if n == "twisted.internet.reactor" or below(n, "secrets")]
+            found += [n for n in names if n in UNGUESSABLE]
+            found += [
+                n for n in names if below(n, "random") and n not in ("random", "random.Random")
+            ]
+        if isinstance(node, ast.Attribute) and text in (*UNGUESSABLE, *CLOCKS):
+            found.append(text)
+        if isinstance(node, ast.Attribute) and text.startswith("random.") and text.count(".") == 1:
+            found += [text] if text != "random.Random" else []
+    return found
+
+
+@pytest.mark.parametrize("path", SIMULATION, ids=lambda path: path.name)
+def test_the_simulation_repeats(path: Path) -> None:
+    """A number is a run: nothing in the simulation comes from a clock, a thread or chance but by
+    the run's own seed."""
+    assert unrepeatable(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time", "from time import monotonic", "import threading", "random.random()",
+        "from random import choice", "random.Random()", "field(factory=random.Random)",
+        "import secrets", "from uuid import uuid4", "os.urandom(3)", "datetime.now(UTC)",
+        "from twisted.internet import reactor",
+    ],
+)  # fmt: skip
+def test_what_does_not_repeat_is_seen(source: str) -> None:
+    """Each way to bring chance or time in is found; a seeded one is none."""
+    assert unrepeatable(source) != []
+    assert unrepeatable("import random\nrandom.Random(7).random()\nUUID(int=3)") == []
 
 
 def test_functions_are_short() -> None:

@@ -45,7 +45,7 @@ class Disk:
     """What was there when the power went off."""
     _files: dict[int, bytes | str] = field(factory=dict)
     _folders: dict[int, _Folder] = field(factory=dict)
-    _chance: random.Random = field(factory=random.Random)
+    _chance: random.Random = field(factory=lambda: random.Random(0))
     _lives: int = 0
 
     def settle(self) -> None:

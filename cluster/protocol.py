@@ -13,6 +13,7 @@ from attrs import frozen
 from cluster.errors import AuthenticationRequired, LogError
 
 SERIAL_HEADER: Final = "X-Pymirror-Serial"
+POSITION_HEADER: Final = "X-Pymirror-Position"
 NODE_HEADER: Final = "X-Pymirror-Node"
 REPLICA_HEADER: Final = "X-Pymirror-Replica"
 CLIENT_HEADER: Final = "X-Pymirror-Client"

@@ -21,7 +21,7 @@ from cluster.auth.jointokens import JoinRequest, JoinToken, invitation, new_invi
 from cluster.auth.nodekeys import Admission, public_key
 from cluster.errors import AuthenticationRequired, Conflict, Forbidden, InvalidRequest, NotFound
 from cluster.log.changes import Change, Kind
-from cluster.protocol import INVITE_PATH, JOIN_PATH, KEYS_PATH, SERIAL_HEADER
+from cluster.protocol import INVITE_PATH, JOIN_PATH, KEYS_PATH
 from cluster.state import nodes
 from cluster.state.database import Database
 from cluster.web.identity import Identity
@@ -79,7 +79,7 @@ class Joining:
         await self._admission.reload()
         sealed = asked.seal(token, self._log.log, self._log.key, self._secret())
         document = {"log": self._log.log, "key": self._log.key, "sealed": sealed}
-        return json_reply(document, headers={**_PRIVATE, SERIAL_HEADER: str(written.serial)})
+        return json_reply(document, headers={**_PRIVATE, **written.headers})
 
     async def list(self, request: NodeRequest) -> Reply:
         """All nodes that have a key or were revoked."""
@@ -103,9 +103,7 @@ class Joining:
         written = await self._writer.write(who, lambda c: _revocation(c, uuid))
         await self._admission.reload()
         message = f"node {uuid} {'revoked' if written.changed else 'was revoked before'}"
-        return json_reply(
-            {"message": message}, headers={**_PRIVATE, SERIAL_HEADER: str(written.serial)}
-        )
+        return json_reply({"message": message}, headers={**_PRIVATE, **written.headers})
 
     async def _root(self, request: NodeRequest) -> str:
         who = await self._identity.user(request)

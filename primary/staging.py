@@ -13,7 +13,6 @@ from cluster.errors import Conflict, Forbidden, NotFound
 from cluster.log.changes import Change, Kind
 from cluster.model import DistributionFile, HostedIndex
 from cluster.names import IndexName
-from cluster.protocol import SERIAL_HEADER
 from cluster.state.releases import staged_changes
 from cluster.web.identity import Identity
 from cluster.web.replies import Reply, json_reply
@@ -52,7 +51,7 @@ class Staging:
         done = "published" if kind is Kind.STAGE_PUBLISHED else "dropped"
         return json_reply(
             {"message": f"stage {stage} of {index} {done}"},
-            headers={SERIAL_HEADER: str(written.serial)},
+            headers=written.headers,
         )
 
 

@@ -19,7 +19,6 @@ from cluster.errors import TooLarge
 from cluster.files.store import FileStore
 from cluster.model import DistributionFile
 from cluster.names import IndexName
-from cluster.protocol import SERIAL_HEADER
 from cluster.state.directory import Directory
 from cluster.threads import Runner
 from cluster.web.body import RequestStream
@@ -84,7 +83,7 @@ class Uploads:
         finally:
             await form.abort()
         written = await self._writer.write(who.name or _ANONYMOUS, prepared.decide, index)
-        headers = {SERIAL_HEADER: str(written.serial)}
+        headers = written.headers
         if not written.changed:
             text = f"{prepared.what} was on {index} already, with the same content"
             return evolve(text_reply(text, headers=headers), reason=text)

@@ -22,6 +22,7 @@ from cluster.log.changes import Change, Entry, Kind, encode
 from cluster.log.driver import STORE_ERRORS, driver
 from cluster.log.merkle import Frontier
 from cluster.names import IndexName
+from cluster.protocol import POSITION_HEADER, SERIAL_HEADER
 from cluster.state.apply import apply
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
@@ -43,12 +44,19 @@ _NAME_FILES = frozenset(
 @frozen
 class Written:
     """The serial of a write's last entry, or the head's when nothing had to change; and whether
-    it named files, as far as is known.
+    it named files, as far as is known. `epoch` is that of the log there.
     """
 
     serial: int
     changed: bool
     with_files: bool = field(default=True, eq=False)
+    epoch: int = field(default=0, eq=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer to the write says of it."""
+        position = f"{self.epoch}.{self.serial}"
+        return {SERIAL_HEADER: str(self.serial), POSITION_HEADER: position}
 
 
 @define
@@ -188,7 +196,7 @@ class Writer:
             frontier = extended
             appended += [entry.raw for entry in entries]
             named = not entries or any(entry.kind in _NAME_FILES for entry in entries)
-            results.append(Written(frontier.size, bool(entries), named))
+            results.append(Written(frontier.size, bool(entries), named, self.epoch))
         return _Outcome(frontier, appended, results, touched, time)
 
     def _apply(

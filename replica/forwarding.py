@@ -17,7 +17,13 @@ from zope.interface import implementer  # type: ignore[attr-defined]
 from cluster.clock import Clock, bounded
 from cluster.errors import InvalidRequest, NotFound, Unavailable
 from cluster.names import IndexName
-from cluster.protocol import CLIENT_HEADER, PRIMARY_HEADER, SERIAL_HEADER, VIA_HEADER
+from cluster.protocol import (
+    CLIENT_HEADER,
+    POSITION_HEADER,
+    PRIMARY_HEADER,
+    SERIAL_HEADER,
+    VIA_HEADER,
+)
 from cluster.state.position import Position
 from cluster.upstream.client import explain, first, read_body
 from cluster.web.body import RequestStream
@@ -44,6 +50,7 @@ _PASSED_BACK = (
     "Allow",
     PRIMARY_HEADER,
     SERIAL_HEADER,
+    POSITION_HEADER,
 )
 
 

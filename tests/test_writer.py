@@ -104,7 +104,9 @@ def test_a_write_of_several_changes_has_the_last_serial(site: Site) -> None:
     site.gate.open_all()
     assert result(one) == Written(1, True)
     assert result(nothing) == Written(1, False)
-    assert result(three) == Written(4, True)
+    written = result(three)
+    assert written == Written(4, True)
+    assert written.headers == {"X-Pymirror-Serial": "4", "X-Pymirror-Position": "1.4"}
 
 
 def test_what_is_written_is_in_the_entry(site: Site) -> None:

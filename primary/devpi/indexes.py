@@ -17,7 +17,6 @@ from cluster.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavai
 from cluster.log.changes import Change, Kind
 from cluster.model import HostedIndex, Index
 from cluster.names import IndexName
-from cluster.protocol import SERIAL_HEADER
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.options import Parsed, parse_options, patch_options, require_bases
@@ -197,7 +196,7 @@ def _shown(index: Index, message: str, notes: Iterable[str], written: Written) -
 
 
 def _headers(written: Written) -> dict[str, str]:
-    return {**PRIVATE, SERIAL_HEADER: str(written.serial)}
+    return {**PRIVATE, **written.headers}
 
 
 def add_routes(app: Klein) -> None:

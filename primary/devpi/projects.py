@@ -27,7 +27,6 @@ from sqlalchemy import Connection
 from cluster.log.changes import Change
 from cluster.model import MirrorIndex
 from cluster.names import IndexName
-from cluster.protocol import SERIAL_HEADER
 from cluster.state import queries
 from cluster.upstream.ondemand import OnDemand
 from cluster.web.devpi.asking import json_object
@@ -141,7 +140,7 @@ class ProjectResource:
         who = await self._identity.user(request)
         wish = Wish(who, index, b"force" in request.args)
         written = await self._writer.write(str(who.name), lambda c: rule(c, wish), index)
-        return json_reply(document, headers={SERIAL_HEADER: str(written.serial)})
+        return json_reply(document, headers=written.headers)
 
 
 def _yank_reason(request: NodeRequest) -> str | None:

@@ -20,7 +20,6 @@ from cluster.errors import Conflict, InvalidRequest
 from cluster.log.changes import Change
 from cluster.model import MirrorIndex
 from cluster.names import IndexName, display_version, index_name, project_name
-from cluster.protocol import SERIAL_HEADER
 from cluster.singleflight import SingleFlight
 from cluster.state.database import Database
 from cluster.web.devpi.asking import json_object
@@ -141,7 +140,7 @@ class PushResource:
             return changes
 
         written = await self._writer.write(wish.who.name or _ANONYMOUS, decide, target)
-        return _action_log(actions, {SERIAL_HEADER: str(written.serial)})
+        return _action_log(actions, written.headers)
 
     async def _push_elsewhere(
         self, request: NodeRequest, wish: Wish, to: Destination, register: bool

@@ -18,7 +18,6 @@ from cluster.auth.tokens import ApiToken, from_request, mint, rfc3339
 from cluster.auth.tokenuse import TokenUses
 from cluster.errors import AuthenticationRequired, Conflict, Forbidden, InvalidRequest, NotFound
 from cluster.log.changes import Change, Kind
-from cluster.protocol import SERIAL_HEADER
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.web.identity import Identity
@@ -60,7 +59,7 @@ class TokenResource:
         return json_reply(
             {"type": "token", "result": document, "message": f"token {token.id} created"},
             201,
-            {**_PRIVATE, SERIAL_HEADER: str(written.serial)},
+            {**_PRIVATE, **written.headers},
         )
 
     async def list(self, request: NodeRequest) -> Reply:
@@ -82,7 +81,7 @@ class TokenResource:
         await self._uses.forget(token)
         return json_reply(
             {"message": f"token {token} revoked"},
-            headers={**_PRIVATE, SERIAL_HEADER: str(written.serial)},
+            headers={**_PRIVATE, **written.headers},
         )
 
     async def _person(self, request: NodeRequest) -> str:

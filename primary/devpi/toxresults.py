@@ -25,7 +25,6 @@ from cluster.files.store import FileStore
 from cluster.log.changes import Change, Kind
 from cluster.model import Index
 from cluster.names import NormalizedName, is_filename
-from cluster.protocol import SERIAL_HEADER
 from cluster.state import contents, links, queries
 from cluster.state.database import Database
 from cluster.state.links import LocatedFile
@@ -83,7 +82,7 @@ class ToxResults:
         path = f"{quote(tested.index)}/{toxresult_path(tested.link, names[-1])}"
         return json_reply(
             {"type": "toxresultpath", "result": f"{path}#sha256={digests.sha256}"},
-            headers={SERIAL_HEADER: str(written.serial)},
+            headers=written.headers,
         )
 
     async def _keep(self, stream: RequestStream) -> Digests:

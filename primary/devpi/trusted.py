@@ -14,14 +14,13 @@ from twisted.logger import Logger
 from cluster.auth.oidc import IdentityRefused, Publisher, TrustedPublishers
 from cluster.auth.tokens import MOST_DESCRIPTION, mint
 from cluster.errors import NotFound, PymirrorError
-from cluster.protocol import SERIAL_HEADER
 from cluster.web.outside import outside_url
 from cluster.web.paths import AUDIENCE_PATH, DISCOVERY_PATH, MINT_PATH
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
 from cluster.web.routes import answering
 from primary.devpi.tokens import token_changes
-from primary.writer import Writer
+from primary.writer import Writer, Written
 
 _PRIVATE = {"Cache-Control": "no-store"}
 
@@ -66,7 +65,7 @@ class TrustedPublishing:
         publishers = self._required()
         try:
             publisher, claims = await publishers.identify(_identity_token(request))
-            text, expires, serial = await self._record(publisher, claims)
+            text, expires, written = await self._record(publisher, claims)
         except PymirrorError as error:
             self._log.info("trusted publishing was refused: {reason}", reason=str(error))
             return _refusal(error)
@@ -76,19 +75,19 @@ class TrustedPublishing:
         )  # fmt: skip
         return json_reply(
             {"success": True, "token": text, "expires": expires},
-            headers={**_PRIVATE, SERIAL_HEADER: str(serial)},
+            headers={**_PRIVATE, **written.headers},
         )
 
     async def _record(
         self, publisher: Publisher, claims: Mapping[str, Any]
-    ) -> tuple[str, int, int]:
+    ) -> tuple[str, int, Written]:
         now = self._now()
         subject = "".join(c for c in str(claims["sub"]) if c.isprintable())
         description = f"trusted publisher {publisher.name}: {subject}"[:MOST_DESCRIPTION]
         text, token = mint(publisher.user, publisher.limits, description, publisher.seconds, now)
         actor = f"+trusted/{publisher.name}"
         written = await self._writer.write(actor, lambda c: token_changes(c, token, now))
-        return text, int(now) + publisher.seconds, written.serial
+        return text, int(now) + publisher.seconds, written
 
     def _required(self) -> TrustedPublishers:
         if self._publishers is None:

@@ -33,7 +33,6 @@ from cluster.errors import (
 from cluster.log.changes import Change, Kind
 from cluster.model import User
 from cluster.names import index_name
-from cluster.protocol import SERIAL_HEADER
 from cluster.state import queries
 from cluster.state.database import Database
 from cluster.state.optionvalues import json_value
@@ -111,7 +110,7 @@ class UserResource:
 
         written = await self._writer.write(who.name or NOBODY, decide)
         document = {"type": "userconfig", "result": user_config(user, ())}
-        return json_reply(document, 201, _headers(written.serial))
+        return json_reply(document, 201, {**PRIVATE, **written.headers})
 
     async def change(self, request: NodeRequest, name: str) -> Reply:
         """Change what a request names; raises NotFound, InvalidRequest, Forbidden.
@@ -136,7 +135,7 @@ class UserResource:
         document: dict[str, Any] = {"message": "user updated"}
         if wish.password is not None:
             document |= await self._login(request, name, wish.password)
-        return json_reply(document, headers=_headers(written.serial))
+        return json_reply(document, headers={**PRIVATE, **written.headers})
 
     async def delete(self, request: NodeRequest, name: str) -> Reply:
         """Delete a user with all indexes; raises NotFound, Forbidden."""
@@ -146,7 +145,7 @@ class UserResource:
             raise Forbidden("the user root cannot be deleted")
         written = await self._writer.write(str(who.name), lambda c: _removal(c, name))
         message = {"message": f"user {name!r} deleted"}
-        return json_reply(message, headers=_headers(written.serial))
+        return json_reply(message, headers={**PRIVATE, **written.headers})
 
     def _require_change(self, who: Principal, name: str, known: User | None, wish: Wish) -> None:
         is_password_alone = (
@@ -261,10 +260,6 @@ def _removal(connection: Connection, name: str) -> list[Change]:
 
 def _unknown(name: str) -> NotFound:
     return NotFound(f"no user {name!r}")
-
-
-def _headers(serial: int) -> dict[str, str]:
-    return {**PRIVATE, SERIAL_HEADER: str(serial)}
 
 
 def add_routes(app: Klein) -> None:

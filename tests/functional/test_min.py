@@ -27,6 +27,15 @@ def test_reads_at_least_that(tmp_path: Path) -> None:
         done = upload(primary, "root/dev", built)
         serial = done.headers["x-pymirror-serial"]
         path = "/root/dev/+simple/seen/"
+        assert done.headers["x-pymirror-position"] == f"1.{serial}"
+        through = upload(replica, "root/dev", wheel("through", "1.0")).headers
+        assert through["x-pymirror-position"] == f"1.{through['x-pymirror-serial']}"
+        assert int(through["x-pymirror-serial"]) > int(serial)
+        again = upload(replica, "root/dev", wheel("through", "1.0")).headers
+        assert again["x-pymirror-position"] == through["x-pymirror-position"]
+        made = replica.put_index("root/more", ROOT_PASSWORD, type="stage").headers
+        assert made["x-pymirror-position"] == f"1.{made['x-pymirror-serial']}"
+        assert "x-pymirror-position" not in replica.get(path).headers
         for wanted in (serial, f"1.{serial}"):
             answer = replica.get(path, X_Pymirror_Min=wanted)
             assert answer.status == 200

@@ -85,7 +85,7 @@ def test_planned_switch(tmp_path: Path) -> None:
         old.put_index("root/dev", ROOT_PASSWORD, type="stage")
         first = cluster.replica(old, "first")
         second = cluster.replica(old, "second")
-        assert upload(old, "root/dev", BOTH).status == 200
+        before = upload(second, "root/dev", BOTH).headers["x-pymirror-position"]
         check_same_roots([old, first, second])
         first.terminate()
         said = command(cluster, "promote", first, "--outside-url", first.url)
@@ -95,7 +95,15 @@ def test_planned_switch(tmp_path: Path) -> None:
         new = cluster.become(first, "pymirror-primary").start()
         # The fenced primary names the new one to those who follow it.
         check_same_roots([new, second], 15)
-        assert upload(second, "root/dev", LATER).status == 200
+        after = upload(second, "root/dev", LATER).headers["x-pymirror-position"]
+        # A client goes on with what it was told, on whatever node: it reads no less than that.
+        assert (before.partition(".")[0], after.partition(".")[0]) == ("1", "2")
+        for node in (new, second):
+            for project, position in (("both", before), ("later", after)):
+                path = f"/root/dev/+simple/{project}/"
+                assert node.get(path, X_Pymirror_Min=position).status == 200
+        assert old.get("/root/dev/+simple/both/", X_Pymirror_Min=before).status == 200
+        assert old.get("/root/dev/+simple/later/", X_Pymirror_Min=after).status == 504
 
 
 def test_one_owner_of_an_epoch(tmp_path: Path) -> None:

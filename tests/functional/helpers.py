@@ -107,7 +107,10 @@ def check_same_roots(nodes: Sequence[Node], seconds: float = 10) -> None:
         eventually(same, seconds, f"{other.name} equals {first.name}")
 
 
-def temporary_files(node: Node) -> list[Path]:
-    """What lies in the node's folder for unfinished files."""
-    folder = node.state_dir / "files" / "tmp"
-    return sorted(folder.rglob("*")) if folder.exists() else []
+def no_temporary_files(*nodes: Node) -> None:
+    """Wait until nothing of unfinished files lies in the nodes' folders: a client may hear of the
+    end before a thread has removed the file.
+    """
+    for node in nodes:
+        folder = node.state_dir / "files" / "tmp"
+        eventually(lambda of=folder: not any(of.rglob("*")), 10, f"{folder} is empty")  # type: ignore[misc]

@@ -17,7 +17,7 @@ from tests.functional.helpers import (
     check_same_files,
     check_same_pages,
     check_same_roots,
-    temporary_files,
+    no_temporary_files,
     upload,
 )
 from tests.processes import Cluster, Node, eventually, http
@@ -91,7 +91,7 @@ def _check_all_there(uploaders: Uploaders, primary: Node, replica: Node) -> None
         for built in uploaders.acknowledged:
             assert http("GET", urls[built.name][built.filename]).body == built.data
     check_same_pages((primary, replica), "root/dev", ["", *names])
-    assert [temporary_files(node) for node in (primary, replica)] == [[], []]
+    no_temporary_files(primary, replica)
 
 
 def _pair(nodes: Cluster) -> tuple[Node, Node]:
@@ -100,6 +100,7 @@ def _pair(nodes: Cluster) -> tuple[Node, Node]:
     return primary, nodes.replica(primary)
 
 
+@pytest.mark.timeout(900)
 def test_killed_primary(nodes: Cluster) -> None:
     """A primary that is killed 30 times amid uploads keeps every acknowledged file, and its
     replica ends up with the same log and pages."""
@@ -115,6 +116,7 @@ def test_killed_primary(nodes: Cluster) -> None:
     assert len(uploaders.acknowledged) > KILLS
 
 
+@pytest.mark.timeout(900)
 def test_killed_replica(nodes: Cluster) -> None:
     """A replica that is killed 30 times while it follows ends up with the same log and files."""
     primary, replica = _pair(nodes)
@@ -130,6 +132,7 @@ def test_killed_replica(nodes: Cluster) -> None:
     _check_all_there(uploaders, primary, replica)
 
 
+@pytest.mark.timeout(900)
 def test_killed_primary_under_forwarded_uploads(nodes: Cluster) -> None:
     """An upload that a replica acknowledged survives the primary's death too."""
     primary, replica = _pair(nodes)

@@ -22,7 +22,7 @@ from tests.functional.helpers import (
     check_same_files,
     check_same_pages,
     check_same_roots,
-    temporary_files,
+    no_temporary_files,
     upload,
     wait_visible,
 )
@@ -362,7 +362,7 @@ def test_bad_uploads(trio: Nodes, through: int, what: str, form: tuple[str, byte
         assert answer.reason[:40] == message[:40]
     assert trio[0].status()["serial"] == serial
     assert trio[0].page("root/dev", "bad").status == 404
-    assert [temporary_files(node) for node in trio] == [[], [], []]
+    no_temporary_files(*trio)
 
 
 @pytest.mark.parametrize("through", [0, 1], ids=["primary", "replica"])
@@ -375,7 +375,7 @@ def test_hopeless_upload_is_cut_short(trio: Nodes, through: int, path: str) -> N
     assert sent <= 8_000_000, sent
     assert answer[:12] in (b"HTTP/1.1 404", b"HTTP/1.1 405", b"HTTP/1.1 413"), answer[:200]
     assert node.rss_bytes() - before < 20_000_000
-    assert temporary_files(node) == []
+    no_temporary_files(node)
 
 
 def test_hopeless_anonymous_upload_is_cut_short(trio: Nodes) -> None:
@@ -398,7 +398,7 @@ def test_client_that_gives_up(trio: Nodes, through: int) -> None:
     check_same_roots(trio)
     assert trio[0].status()["serial"] > serial
     assert trio[0].page("root/dev", "gone").status == 404
-    assert [temporary_files(node) for node in trio] == [[], [], []]
+    no_temporary_files(*trio)
 
 
 def _head(node: Node, path: str, key: dict[str, str], content_type: str, length: int) -> bytes:

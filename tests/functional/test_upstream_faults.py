@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.builders import Built, wheel
-from tests.functional.helpers import check_same_pages, temporary_files, wait_visible
+from tests.functional.helpers import check_same_pages, no_temporary_files, wait_visible
 from tests.installers import pip_install
 from tests.processes import Answer, Cluster, Node, Upstream, eventually, http
 
@@ -75,7 +75,7 @@ def test_broken_file(trio: Trio, request: pytest.FixtureRequest, fault: dict[str
         else:
             assert answer.status >= 500 or answer.status == 404, answer
     assert upstream.counts()[_path(built)] >= 2
-    assert [temporary_files(node) for node in (primary, replica)] == [[], []]
+    no_temporary_files(primary, replica)
     failures = primary.status()["files"]["failures"]
     assert any(failure["file"] == built.filename and failure["error"] for failure in failures)
     upstream.clear()

@@ -90,11 +90,11 @@ def sdist_with_tests(name: str, version: str = "1.0", *, requires: str = "", com
 
 
 def doc_zip(name: str) -> bytes:
-    """Documentation of two pages."""
+    """Documentation of two pages, the same bytes at any time."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("index.html", f"<p>The docs of {name}</p>")
-        archive.writestr("sub/page.html", "<p>Another page</p>")
+        archive.writestr(zipfile.ZipInfo("index.html"), f"<p>The docs of {name}</p>")
+        archive.writestr(zipfile.ZipInfo("sub/page.html"), "<p>Another page</p>")
     return out.getvalue()
 
 

@@ -223,20 +223,26 @@ class HostedFiles:
             self._look_in(seconds)
 
     async def _up_to_date(self) -> None:
-        head, since, rewinds = self._position.serial, self.serial, self._rewinds
+        position, since, rewinds = self._position.serial, self.serial, self._rewinds
         current_at = self._clock.seconds()
-        is_due = current_at >= self._rescan_at
+        # In steps: whoever catches up with a long log comes here often on the way.
+        head = min(position, since + _MOST_ENTRIES)
         named: list[Named] | None = []
-        if is_due or (head - since > _MOST_ENTRIES and since):
+        if current_at >= self._rescan_at:
             named = None
         elif head > since:
             named = await self._database.read(lambda c: named_since(c, since, head))
         if named is None:
+            head = position
             await self._scan(head)
         first = await self._noted(named or [])
         if rewinds != self._rewinds:
             return  # what was read is of a history that is no more; the next look is due
-        self.serial, self._current_at = max(self.serial, head), current_at
+        self.serial = max(self.serial, head)
+        if self.serial < position:
+            self._again = True
+        else:
+            self._current_at = current_at
         self.files_position = self.serial if first is None else min(first - 1, self.serial)
         for listener in self.listeners:
             listener()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import stat
 import tomllib
 from configparser import RawConfigParser
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.cli import nearest
-from cluster.cli.clientconfig import CannotWrite, pip_file, uv_file, write_pip, write_uv
+from cluster.cli.clientconfig import (
+    CannotWrite,
+    pip_file,
+    poetry_commands,
+    uv_file,
+    write_pip,
+    write_uv,
+)
 from cluster.cli.nearest import Measured, best
 
 URL = "http://near.example:3141/root/pypi/+simple/"
@@ -187,3 +197,30 @@ def test_best() -> None:
     assert best([dead, primary, stale]) is primary
     assert best([dead, stale]) is None
     assert nearest.measure({"url": "http://127.0.0.1:1"}, 1, None).error
+
+
+def test_poetry_commands() -> None:
+    """What poetry is told adds a source of our name that goes before all others, and is one
+    command a line, each of which a shell reads as it stands."""
+    add, lock = [shlex.split(command) for command in poetry_commands(SECURE)]
+    assert add == ["poetry", "source", "add", "--priority=primary", "pymirror", SECURE]
+    assert lock == ["poetry", "lock"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_nearest_for_poetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    """`--write poetry` prints the commands for the best node, beside a JSON document and not in
+    it, and changes no file."""
+    node = Measured("http://near.example:3141", "replica", None, True, 0.1, 0.1)
+    monkeypatch.setattr(nearest, "listed", lambda url: [{"url": node.url}])
+    monkeypatch.setattr(nearest, "measure", lambda *asked: node)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["http://any.example:3141", "--write", "poetry", "--index", "root/dev"]
+    done = CliRunner().invoke(nearest.nearest, [*arguments, *(["--json"] if as_json else [])])
+    assert list(tmp_path.iterdir()) == []
+    assert done.exit_code == 0, done.output
+    wanted = poetry_commands("http://near.example:3141/root/dev/+simple/")
+    shown = done.stderr if as_json else done.stdout
+    assert [line.strip() for line in shown.splitlines()[-2:]] == wanted
+    if as_json:
+        assert json.loads(done.stdout)["chosen"] == node.url

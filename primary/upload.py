@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Final
 
 from attrs import define, evolve, frozen
-from twisted.internet.defer import Deferred, gatherResults
 
 from cluster.auth.acl import Principal, require_upload
 from cluster.errors import TooLarge
@@ -146,12 +145,7 @@ class Uploads:
 
     async def _kept(self, form: Form, *blobs: bytes | None) -> list[str | None]:
         """Make the uploaded file and what belongs to it durable, all at once."""
-        work = [Deferred.fromCoroutine(self._keep(blob)) for blob in blobs]
-        try:
-            await self._store.add(form.content().sink)
-        finally:
-            kept = await gatherResults(work, consumeErrors=True)
-        return list(kept)
-
-    async def _keep(self, blob: bytes | None) -> str | None:
-        return None if blob is None else (await self._store.add_bytes(blob)).sha256
+        there = [blob for blob in blobs if blob is not None]
+        _, *kept = await self._store.add_with(form.content().sink, *there)
+        names = (digests.sha256 for digests in kept)
+        return [None if blob is None else next(names) for blob in blobs]

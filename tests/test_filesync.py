@@ -121,6 +121,23 @@ async def test_full_brings_everything(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_burst_is_one_look_where_nobody_waits(tmp_path: Path) -> None:
+    """Without a listener (on a primary) many uploads are looked at once, a little later."""
+    async with site(tmp_path) as it:
+        it.start()
+        hosted = it.keeping.hosted
+        before = hosted.serial
+        for n in range(5):
+            it.node.log(uploaded(f"p{n}", bytes([n])))
+        assert (hosted.serial, hosted.missing) == (before, 0)
+        it.clock.advance(1)
+        assert (hosted.serial, hosted.missing) == (it.node.at.serial, 5)
+        hosted.listeners.append(lambda: None)
+        it.node.log(uploaded("p5", b"5"))
+        assert hosted.missing == 6
+
+
+@pytest_twisted.ensureDeferred
 async def test_files_position_stops_before_the_first_gap(tmp_path: Path) -> None:
     """It is the serial before the oldest file that is not here, whatever came later."""
     async with site(tmp_path) as it:

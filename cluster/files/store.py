@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256 as sha256_of
 from pathlib import Path
@@ -20,7 +20,7 @@ from threading import Lock
 from typing import Protocol
 from uuid import uuid4
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -63,6 +63,15 @@ class Watcher(Protocol):
 
     def gone(self, sha256: str) -> None:
         """A file is not here any more."""
+
+
+@frozen
+class _Arrived:
+    """A whole file below ``tmp``, and the descriptor by which it was written."""
+
+    fd: int
+    path: Path
+    digests: Digests
 
 
 @define(eq=False)
@@ -130,30 +139,34 @@ class FileStore:
         Identical bytes that are here already stay. `fetched` says that other nodes or an
         upstream can give the file again. Raises Unavailable when the disk refuses.
         """
+        return (await self.add_with(sink, fetched=fetched))[0]
+
+    async def add_with(
+        self, sink: HashingSink, *blobs: bytes, fetched: bool = False
+    ) -> list[Digests]:
+        """Keep a file, as `add` does, and the small blobs that belong to it, all at once."""
         digests = await sink.finish()
-        try:
-            new = await self.threads.run(self._keep, sink.release(), sink.path, digests.sha256)
-        except OSError as e:
-            raise _refused(e) from e
-        self._added(digests, new, fetched=fetched)
-        return digests
+        return await self._add([_Arrived(sink.release(), sink.path, digests)], blobs, fetched)
 
     async def add_bytes(self, data: bytes) -> Digests:
         """Keep a small blob, as `add` does."""
-        try:
-            digests, new = await self.threads.run(self._keep_bytes, data)
-        except OSError as e:
-            raise _refused(e) from e
-        self._added(digests, new, fetched=False)
-        return digests
+        return (await self._add([], [data], False))[0]
 
-    def _added(self, digests: Digests, new: bool, *, fetched: bool) -> None:
-        if new:
-            self.counters.count += 1
-            self.counters.bytes += digests.size
-        self._remember(digests.sha256, digests.size)
-        for watcher in self.watchers:
-            watcher.added(digests.sha256, digests.size, fetched=fetched)
+    async def _add(
+        self, arrived: list[_Arrived], blobs: Sequence[bytes], fetched: bool
+    ) -> list[Digests]:
+        try:
+            kept = await self.threads.run(self._keep, arrived, blobs)
+        except OSError as e:
+            raise Unavailable(f"cannot keep a file: {e.strerror or e}") from e
+        for digests, new in kept:
+            if new:
+                self.counters.count += 1
+                self.counters.bytes += digests.size
+            self._remember(digests.sha256, digests.size)
+            for watcher in self.watchers:
+                watcher.added(digests.sha256, digests.size, fetched=fetched)
+        return [digests for digests, _ in kept]
 
     def served(self, size: int, sha256: str | None = None) -> None:
         """Count an answer of `size` body bytes, of a file that is here."""
@@ -250,36 +263,36 @@ class FileStore:
         for left_over in (self.root / "tmp").iterdir():
             left_over.unlink()
 
-    def _keep_bytes(self, data: bytes) -> tuple[Digests, bool]:
-        digests = Digests(len(data), {"sha256": sha256_of(data).hexdigest()})
-        temporary = self.root / "tmp" / uuid4().hex
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def _keep(self, arrived: list[_Arrived], blobs: Sequence[bytes]) -> list[tuple[Digests, bool]]:
         try:
-            write_all(fd, data)
-        except BaseException:
-            os.close(fd)
-            temporary.unlink(missing_ok=True)
-            raise
-        return digests, self._keep(fd, temporary, digests.sha256)
-
-    def _keep(self, fd: int, temporary: Path, sha256: str) -> bool:
-        final = self.path(sha256)
-        try:
-            try:
-                os.fchmod(fd, 0o444)
-                # The name must never exist before the bytes are durable: a crash in between
-                # would leave an empty or short file under the digest of the whole one.
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            self._make_durable_folders(final.parent)
-            new = self._place(temporary, final)
+            for data in blobs:
+                self._write(data, arrived)
+            # A name must never exist before the bytes are durable: a crash in between would
+            # leave an empty or short file under the digest of the whole one. One step for all
+            # files after the other: a file system's journal takes many at a time.
+            for one in arrived:
+                os.fchmod(one.fd, 0o444)
+                os.fsync(one.fd)
+            finals = [self.path(one.digests.sha256) for one in arrived]
+            for final in finals:
+                self._make_durable_folders(final.parent)
+            new = [self._place(one.path, final) for one, final in zip(arrived, finals, strict=True)]
             # Without this a power cut undid the rename (seen on XFS), after the change log
             # already named the file.
-            sync_folder(final.parent)
+            for folder in {final.parent for final in finals}:
+                sync_folder(folder)
         finally:
-            temporary.unlink(missing_ok=True)
-        return new
+            for one in arrived:
+                os.close(one.fd)
+                one.path.unlink(missing_ok=True)
+        return [(one.digests, is_new) for one, is_new in zip(arrived, new, strict=True)]
+
+    def _write(self, data: bytes, arrived: list[_Arrived]) -> None:
+        digests = Digests(len(data), {"sha256": sha256_of(data).hexdigest()})
+        path = self.root / "tmp" / uuid4().hex
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        arrived.append(_Arrived(fd, path, digests))
+        write_all(fd, data)
 
     def _place(self, temporary: Path, final: Path) -> bool:
         with self._placing:
@@ -321,10 +334,6 @@ class FileStore:
                     count += 1
                     size += os.lstat(os.path.join(folder, name)).st_size
         return count, size
-
-
-def _refused(error: OSError) -> Unavailable:
-    return Unavailable(f"cannot keep a file: {error.strerror or error}")
 
 
 def _regular_file_size(path: Path) -> int | None:

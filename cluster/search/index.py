@@ -35,7 +35,7 @@ _BATCH = 2_000
 _LOG_BYTES = 128 << 10
 _LOG_ENTRIES = 500
 # Many uploads in a row are one update; and between two batches others get the processor.
-_GATHER_SECONDS = 0.2
+_GATHER_SECONDS = 0.5
 _BREATH_SECONDS = 0.01
 _RETRY_SECONDS = 30.0
 _START: documents.Key = ("", "")

@@ -10,6 +10,7 @@ import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from math import ceil
 from typing import Final
 
@@ -106,6 +107,7 @@ class GuessLimits:
         self._users.forget((user[:_NAME_LENGTH], _network(address)))
 
 
+@lru_cache(maxsize=4_096)
 def _network(address: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 one: whoever has one of those has all of them."""
     try:

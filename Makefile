@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 ARGS ?=
+# Processes that share the tests; WORKERS=0 runs them in one, as a debugger wants it.
+WORKERS ?= 2
 
 .PHONY: cluster test test-all-pythons soak lint bench clean
 
@@ -11,7 +13,7 @@ cluster: $(VENV)/installed
 	$(RUN)/pymirror cluster $(ARGS)
 
 test: $(VENV)/installed-test
-	$(RUN)/python -m pytest $(ARGS)
+	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # The whole suite on every Python from 3.11 on that is installed here.
 test-all-pythons:

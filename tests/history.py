@@ -20,11 +20,12 @@ from pathlib import Path
 from attrs import asdict, define, field, frozen
 
 RULES = {
-    "order": "an upload that ended before another began has the smaller serial",
-    "lost": "an acknowledged upload is in the final log, once, with the bytes that were sent",
+    "order": "a write that ended before another began has the smaller serial",
+    "lost": "an acknowledged write is in the final log, an upload once, with the bytes sent",
     "page": "a page is what the log says at its last serial, and lacks nothing up to the answer's",
     "back": "what a session sees never goes back, and reaches the minimum it asks for",
-    "twice": "an upload without a good answer is in the final log once, or not at all",
+    "bytes": "a download is what was uploaded; only what was removed is not there",
+    "twice": "a write without a good answer is in the final log once, or not at all",
     "roots": "in the end all nodes have the same log",
 }
 
@@ -37,13 +38,29 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Action(StrEnum):
+    """What a client does, or what an entry of the log does."""
+
+    UPLOAD = "upload"
+    DELETE = "delete"
+    YANK = "yank"
+    READ = "read"
+    DOWNLOAD = "download"
+
+
+WRITES = (Action.UPLOAD, Action.DELETE, Action.YANK)
+_YANKED = " yanked"
+
+
 @define
 class Operation:
-    """An upload (`filename` is set) or a read of a project's page (`files` is set, if it is OK).
+    """A write or a download of a file, or a read of a project's page, which has no `filename`.
 
-    `serial` is X-Pymirror-Serial of the answer, `last` the X-PyPI-Last-Serial of the page,
-    `minimum` the X-Pymirror-Min asked for; times are seconds of one monotonic clock. `level` is
-    how many replicas an acknowledgement promises.
+    `files` is what a page that was read says, if it is OK: see `fact`. `sha256` is of the bytes
+    sent or received; a download without it found no such file. A write that is OK and has not
+    `changed` anything found it done. `serial` is X-Pymirror-Serial of the answer, `last` the
+    X-PyPI-Last-Serial of the page, `minimum` the X-Pymirror-Min asked for; times are seconds of
+    one monotonic clock. `level` is how many replicas an acknowledgement promises.
     """
 
     session: str
@@ -60,6 +77,11 @@ class Operation:
     last: int | None = None
     changed: bool = True
     files: Mapping[str, str] | None = None
+    action: Action = Action.UPLOAD
+
+    def __attrs_post_init__(self) -> None:
+        if self.filename is None:
+            self.action = Action.READ
 
 
 @define
@@ -79,11 +101,17 @@ class History:
         finally:
             operation.ended = time.monotonic()
 
-    def acked(self) -> list[Operation]:
-        """Uploads with a good answer, in order of their ends."""
+    def acked(self, *actions: Action) -> list[Operation]:
+        """Writes of these kinds (none: uploads) with a good answer, in order of their ends."""
+        kinds = actions or (Action.UPLOAD,)
         with self._lock:
-            done = [o for o in self.operations if o.filename and o.outcome is Outcome.OK]
+            done = [o for o in self.operations if o.action in kinds and o.outcome is Outcome.OK]
         return sorted(done, key=lambda o: o.ended)
+
+    def tried_to_delete(self) -> set[str]:
+        """The files that may be gone."""
+        with self._lock:
+            return {o.filename or "" for o in self.operations if o.action is Action.DELETE}
 
     def save(self, path: Path) -> None:
         """One JSON object a line, for whoever looks for the cause."""
@@ -92,14 +120,20 @@ class History:
         path.write_text("\n".join([*lines, ""]))
 
 
+def fact(sha256: str, yanked: bool) -> str:
+    """What a page says of a file."""
+    return sha256 + _YANKED if yanked else sha256
+
+
 @frozen
 class Logged:
-    """A file that the log adds (or takes away: no `sha256`) with an entry."""
+    """What an entry of the log does to a file: uploads, deletes (no `sha256`) or yanks it."""
 
     serial: int
     project: str
     filename: str
     sha256: str | None
+    action: Action = Action.UPLOAD
 
 
 @define
@@ -119,7 +153,7 @@ class Log:
             if one.sha256 is None:
                 files.pop(one.filename, None)
             else:
-                files[one.filename] = one.sha256
+                files[one.filename] = fact(one.sha256, one.action is Action.YANK)
             self._states[one.project].append((one.serial, files))
 
     def files_at(self, project: str, serial: int) -> dict[str, str]:
@@ -127,11 +161,11 @@ class Log:
         states = self._states[project]
         return states[bisect_right(states, serial, key=lambda state: state[0]) - 1][1]
 
-    def added(self) -> dict[str, list[Logged]]:
-        """The entries that add each file name."""
+    def done(self, action: Action) -> dict[str, list[Logged]]:
+        """The entries that upload, delete or yank each file name."""
         found: dict[str, list[Logged]] = defaultdict(list)
         for one in self.entries:
-            if one.sha256 is not None:
+            if one.action is action:
                 found[one.filename].append(one)
         return found
 
@@ -154,18 +188,18 @@ def judge(
     each node says of its log in the end.
     """
     done = sorted(operations, key=lambda o: o.began)
-    uploads = [o for o in done if o.filename is not None]
-    found = [*_order(uploads, logs), *_lost(uploads, logs), *_twice(uploads, logs[0])]
-    found += [*_pages(done, logs), *_back(done, logs)]
+    writes = [o for o in done if o.action in WRITES]
+    found = [*_order(writes, logs[0]), *_lost(writes, logs), *_twice(writes, logs[0])]
+    found += [*_pages(done, logs), *_back(done, logs), *_bytes(done, logs)]
     different = {repr(root) for root in roots}
     if len(different) > 1:
         found.append(Finding("roots", " != ".join(sorted(different))))
     return found
 
 
-def _order(uploads: Sequence[Operation], logs: Sequence[Log]) -> Iterator[Finding]:
-    final = logs[0].added()
-    acked = [o for o in uploads if _is_acked(o) and o.filename in final]
+def _order(writes: Sequence[Operation], final: Log) -> Iterator[Finding]:
+    there = {(one.action, one.filename) for one in final.entries}
+    acked = [o for o in writes if _is_acked(o) and o.serial and (o.action, o.filename) in there]
     ended = sorted(acked, key=lambda o: o.ended)
     highest: Operation | None = None
     at = 0
@@ -180,29 +214,47 @@ def _order(uploads: Sequence[Operation], logs: Sequence[Log]) -> Iterator[Findin
                 yield Finding("order", f"{highest} ended before {one} began")
 
 
-def _lost(uploads: Sequence[Operation], logs: Sequence[Log]) -> Iterator[Finding]:
-    places = [log.added() for log in logs]
-    for one in uploads:
+def _lost(writes: Sequence[Operation], logs: Sequence[Log]) -> Iterator[Finding]:
+    places = {action: [log.done(action) for log in logs] for action in WRITES}
+    for one in writes:
         if not _is_acked(one):
             continue
         name = one.filename or ""
-        allowed = places if one.level == 0 else places[:1]
+        allowed = places[one.action] if one.level == 0 else places[one.action][:1]
         entries = next((place[name] for place in allowed if name in place), [])
-        if [entry.sha256 for entry in entries] != [one.sha256]:
+        if one.action is Action.UPLOAD and [e.sha256 for e in entries] != [one.sha256]:
             yield Finding("lost", f"{one} is in the log as {entries}")
-        elif one.changed and entries[0].serial != one.serial:
-            yield Finding("lost", f"{one} was recorded as {entries[0]}")
+        elif one.changed and [e.serial for e in entries] != [one.serial]:
+            yield Finding("lost", f"{one} was recorded as {entries}")
+        elif not entries and name in places[Action.UPLOAD][0]:
+            # Who takes back an upload has none of what was done to it either.
+            yield Finding("lost", f"{one} is in no log")
 
 
-def _twice(uploads: Sequence[Operation], final: Log) -> Iterator[Finding]:
-    added = final.added()
-    sent: dict[str, set[str | None]] = defaultdict(set)
-    for one in uploads:
-        sent[one.filename or ""].add(one.sha256)
-    for name, digests in sent.items():
-        entries = added.get(name, [])
-        if len(entries) > 1 or any(entry.sha256 not in digests for entry in entries):
-            yield Finding("twice", f"{name}, sent as {digests}, is in the log as {entries}")
+def _twice(writes: Sequence[Operation], final: Log) -> Iterator[Finding]:
+    sent: dict[tuple[Action, str], set[str | None]] = defaultdict(set)
+    for one in writes:
+        sent[one.action, one.filename or ""].add(one.sha256)
+    done = {action: final.done(action) for action in WRITES}
+    for (action, name), digests in sent.items():
+        entries = done[action].get(name, [])
+        odd = action is Action.UPLOAD and any(entry.sha256 not in digests for entry in entries)
+        if len(entries) > 1 or odd:
+            yield Finding("twice", f"{action} of {name} ({digests}) is in the log as {entries}")
+
+
+def _bytes(done: Iterable[Operation], logs: Sequence[Log]) -> Iterator[Finding]:
+    added = [log.done(Action.UPLOAD) for log in logs]
+    removed = [log.done(Action.DELETE) for log in logs]
+    for one in done:
+        if one.action is not Action.DOWNLOAD or one.outcome is not Outcome.OK:
+            continue
+        name = one.filename or ""
+        if one.sha256 is None:
+            if name in added[0] and not any(name in log for log in removed):
+                yield Finding("bytes", f"{one}, which was never removed")
+        elif all(one.sha256 not in [e.sha256 for e in log.get(name, [])] for log in added):
+            yield Finding("bytes", f"{one} is not what was uploaded")
 
 
 def _pages(done: Iterable[Operation], logs: Sequence[Log]) -> Iterator[Finding]:
@@ -237,7 +289,7 @@ def _back(done: Sequence[Operation], logs: Sequence[Log]) -> Iterator[Finding]:
 
 
 def _is_acked(operation: Operation) -> bool:
-    return operation.outcome is Outcome.OK and operation.filename is not None
+    return operation.outcome is Outcome.OK and operation.action in WRITES
 
 
 def _serial(operation: Operation) -> int:

@@ -125,7 +125,8 @@ class Soak:
     def _page_seconds(self) -> Iterator[float]:
         for one in self.world.load.history.operations:
             is_calm = any(begin < one.began < end for begin, end in self.calm)
-            if one.files is not None and one.outcome is Outcome.OK and is_calm:
+            may_wait = one.files is None or one.minimum is not None
+            if not may_wait and one.outcome is Outcome.OK and is_calm:
                 yield one.ended - one.began
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from attrs import define, evolve, field
 
-from tests.history import RULES, Finding, Log, Logged, Operation, Outcome, judge
+from tests.history import RULES, Action, Finding, Log, Logged, Operation, Outcome, judge
 
 
 @define
@@ -25,31 +25,67 @@ class Simulated:
         for number in range(steps):
             session = self.chance.choice(sorted(seen))
             self.now += 1.0
-            upload = self.chance.random() < 0.5
-            one = self._upload(session, number) if upload else self._read(session, seen[session])
-            if one.outcome is Outcome.OK:
-                seen[session] = one.serial or 0
+            step = self.chance.choice((self._upload, self._upload, self._remove, self._download,
+                                       self._read, self._read))  # fmt: skip
+            one = step(session, number, seen[session])
+            if one.outcome is Outcome.OK and one.serial is not None:
+                seen[session] = one.serial
             self.operations.append(one)
         return self
 
-    def _upload(self, session: str, number: int) -> Operation:
-        outcome = self.chance.choice([Outcome.OK, Outcome.OK, Outcome.REFUSED, Outcome.UNKNOWN])
+    def _upload(self, session: str, number: int, least: int) -> Operation:
+        outcome = self._outcome()
         one = Operation(
             session, f"p{number % 3}", self.now, f"f{number}.whl", f"digest-{number}",
             ended=self.now + 0.5, outcome=outcome,
         )  # fmt: skip
-        stored = outcome is Outcome.OK or (
-            outcome is Outcome.UNKNOWN and self.chance.random() < 0.5
-        )
-        if stored:
-            self.entries.append(
-                Logged(2 * len(self.entries) + 2, one.project, f"f{number}.whl", one.sha256)
-            )
-        if outcome is Outcome.OK:
-            one.serial = self.entries[-1].serial
+        self._store(one, one.sha256)
         return one
 
-    def _read(self, session: str, least: int) -> Operation:
+    def _outcome(self) -> Outcome:
+        return self.chance.choice([Outcome.OK, Outcome.OK, Outcome.REFUSED, Outcome.UNKNOWN])
+
+    def _store(self, one: Operation, sha256: str | None) -> None:
+        """Log a write, unless it was refused or lost on its way."""
+        lost = one.outcome is Outcome.UNKNOWN and self.chance.random() < 0.5
+        if one.outcome is not Outcome.REFUSED and not lost:
+            self.entries.append(
+                Logged(self.size + 2, one.project, one.filename or "", sha256, one.action)
+            )
+        if one.outcome is Outcome.OK:
+            one.serial = self.size
+
+    def _remove(self, session: str, number: int, least: int) -> Operation:
+        """Delete or yank a file that stands, if it is not yanked yet."""
+        there = [
+            (project, name, said)
+            for project in ("p0", "p1", "p2")
+            for name, said in self.log.files_at(project, self.size).items()
+            if not said.endswith("yanked")
+        ]
+        if not there:
+            return self._upload(session, number, least)
+        project, name, digest = self.chance.choice(there)
+        action = self.chance.choice((Action.DELETE, Action.YANK))
+        one = Operation(
+            session, project, self.now, name, ended=self.now + 0.5, outcome=self._outcome(),
+            action=action,
+        )  # fmt: skip
+        self._store(one, None if action is Action.DELETE else digest)
+        return one
+
+    def _download(self, session: str, number: int, least: int) -> Operation:
+        """Get some file that was uploaded once, or hear that it is gone."""
+        if not self.entries:
+            return self._upload(session, number, least)
+        entry = self.chance.choice([e for e in self.entries if e.action is Action.UPLOAD])
+        stands = entry.filename in self.log.files_at(entry.project, self.size)
+        return Operation(
+            session, entry.project, self.now, entry.filename, entry.sha256 if stands else None,
+            ended=self.now + 0.5, outcome=Outcome.OK, action=Action.DOWNLOAD,
+        )  # fmt: skip
+
+    def _read(self, session: str, number: int, least: int) -> Operation:
         # A node may be behind, but never behind what the session saw.
         serial = self.chance.randint(least, max(least, self.size))
         project = f"p{self.chance.randrange(3)}"
@@ -75,7 +111,7 @@ class Simulated:
 
 
 def is_acked(one: Operation) -> bool:
-    return one.filename is not None and one.outcome is Outcome.OK
+    return one.action is Action.UPLOAD and one.outcome is Outcome.OK
 
 
 def swap_serials(one: Simulated) -> None:
@@ -95,7 +131,50 @@ def lose_one(one: Simulated) -> None:
 
 def change_bytes(one: Simulated) -> None:
     name = one.pick(is_acked).filename
-    one.entries = [evolve(e, sha256="other") if e.filename == name else e for e in one.entries]
+    one.entries = [
+        evolve(e, sha256="other") if e.filename == name and e.action is Action.UPLOAD else e
+        for e in one.entries
+    ]
+
+
+def lose_delete(one: Simulated) -> None:
+    lose_removal(one, Action.DELETE)
+
+
+def lose_yank(one: Simulated) -> None:
+    lose_removal(one, Action.YANK)
+
+
+def lose_removal(one: Simulated, action: Action) -> None:
+    lost = one.pick(lambda o: o.action is action and o.outcome is Outcome.OK)
+    one.entries = [e for e in one.entries if (e.filename, e.action) != (lost.filename, action)]
+
+
+def delete_nothing(one: Simulated) -> None:
+    """A delete that finds the file gone, which stands."""
+    name = one.chance.choice(sorted(standing(one)))
+    one.operations.append(
+        Operation("three", "p0", one.now + 1, name, ended=one.now + 2, outcome=Outcome.OK,
+                  changed=False, action=Action.DELETE)
+    )  # fmt: skip
+
+
+def standing(one: Simulated) -> set[str]:
+    return {name for n in range(3) for name in one.log.files_at(f"p{n}", one.size)}
+
+
+def forget_yank(one: Simulated) -> None:
+    seen = one.pick(lambda o: any(said.endswith("yanked") for said in (o.files or {}).values()))
+    seen.files = {name: said.split(" ")[0] for name, said in (seen.files or {}).items()}
+
+
+def rotten_download(one: Simulated) -> None:
+    one.pick(lambda o: o.action is Action.DOWNLOAD and o.sha256 is not None).sha256 = "rotten"
+
+
+def vanished_download(one: Simulated) -> None:
+    there = standing(one)
+    one.pick(lambda o: o.action is Action.DOWNLOAD and o.filename in there).sha256 = None
 
 
 def store_acked_twice(one: Simulated) -> None:
@@ -142,12 +221,14 @@ BREAKERS: list[tuple[Callable[[Simulated], None], str]] = [
     (swap_serials, "order"), (lose_one, "lost"), (change_bytes, "lost"),
     (store_acked_twice, "twice"), (store_refused_otherwise, "twice"), (stale_page, "page"),
     (invented_file, "page"), (step_back, "back"), (below_minimum, "back"),
+    (lose_delete, "lost"), (lose_yank, "lost"), (delete_nothing, "lost"), (forget_yank, "page"),
+    (rotten_download, "bytes"), (vanished_download, "bytes"),
 ]  # fmt: skip
 SEEDS = range(25)
 
 
 def simulated(seed: int) -> Simulated:
-    return Simulated(random.Random(seed)).run(80)
+    return Simulated(random.Random(seed)).run(160)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

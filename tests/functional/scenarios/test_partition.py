@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.functional.scenarios.world import World
+from tests.history import Action, Outcome
 from tests.processes import Node, eventually
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow]
@@ -57,6 +58,10 @@ def test_cut_replica(world: World) -> None:
         world.load.wait_acked(5)
     world.converged([primary, r1, *others], healed)
     world.judged([primary, r1, *others])
+    done = [o for o in world.load.history.operations if o.outcome is Outcome.OK]
+    assert {o.action for o in done} == set(Action)
+    least = [o for o in done if o.session == "reads-r1-min" and o.minimum]
+    assert any(o.began > began for o in least)
 
 
 def test_one_way_cut(world: World) -> None:

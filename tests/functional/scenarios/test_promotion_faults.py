@@ -20,6 +20,7 @@ from tests.functional.helpers import ROOT_PASSWORD, wait_visible
 from tests.functional.scenarios.load import send
 from tests.functional.scenarios.test_crashes import check_files
 from tests.functional.scenarios.world import INDEX, World, entries_of, standing
+from tests.history import WRITES
 from tests.installers import run, twine_upload
 from tests.processes import Node, eventually
 
@@ -115,7 +116,9 @@ def test_promotion_while_cut(world: World) -> None:
         world.load.wait_acked(5)
     waited = [o for o in world.load.history.operations if o.session == "through-r2"]
     assert 503 in [o.status for o in waited]
-    late = [o for o in world.load.history.acked() if o.session == "at-old" and o.began > fenced]
+    late = [
+        o for o in world.load.history.acked(*WRITES) if o.session == "at-old" and o.began > fenced
+    ]
     assert late == []
     world.converged([new, r2], healed)
     again = demoted(world, old, new)
@@ -171,7 +174,7 @@ def test_paused_primary(world: World) -> None:
         os.kill(old.pid, signal.SIGCONT)
         eventually(lambda: old.status()["fenced"], 20, "the old primary is fenced")
         world.converged([new, r2], time.monotonic())
-    late = [o for o in world.load.history.acked() if o.ended > stopped + 0.5]
+    late = [o for o in world.load.history.acked(*WRITES) if o.ended > stopped + 0.5]
     assert late == []
     again = demoted(world, old, new)
     world.converged([new, r2, again], time.monotonic())

@@ -8,17 +8,22 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import orjson
 
+from cluster.cli.asking import NodeAnswers
+from cluster.protocol import STATE_PATH
 from tests.functional.helpers import ROOT_PASSWORD
 from tests.functional.scenarios.load import Load
-from tests.history import Log, Logged, judge
+from tests.history import Action, Log, Logged, Outcome, judge
 from tests.netlab import Lab
 from tests.processes import Cluster, Node, eventually
 
@@ -114,19 +119,34 @@ class World(Cluster):
         """What the clients saw is true of the nodes' logs, the first of which is the final one."""
         history = self.load.history
         final = entries_of(nodes[0])
-        roots = [standing(node) for node in nodes]
+        roots = [(*standing(node), state_root(self, node)) for node in nodes]
         logs = [log_of(final), *orphaned(self.directory, final)]
         found = judge(history.operations, logs, roots)
         assert found == [], "\n".join(f"{f.rule}: {f.what}" for f in found[:5])
         assert self.load.surprises == [], self.load.surprises[:3]
         self.report("operations", len(history.operations))
         self.report("acked", len(history.acked()))
+        counts = Counter(o.action.value for o in history.operations if o.outcome is Outcome.OK)
+        counts["min"] = sum(
+            o.minimum is not None for o in history.operations if o.files is not None
+        )
+        self.report("did", dict(counts))
 
 
 def standing(node: Node) -> tuple[object, ...]:
     """What two nodes with the same log agree in."""
     status = node.status()
     return status["log_identity"], status["epoch"], status["serial"], status["root"]
+
+
+def state_root(world: World, node: Node) -> tuple[int, str]:
+    """The serial of a node's index state, and one digest of all of it."""
+    # Tokens expire by the node's clock, which may be another one than ours.
+    date = parsedate_to_datetime(node.get("/+ready").headers["date"])
+    asking = NodeAnswers(world.secret_file.read_bytes().strip(), "judge", date.timestamp)
+    answer = asking.ask("GET", node.url + STATE_PATH)
+    assert answer.status == 200, answer
+    return answer.values["serial"], sha256(orjson.dumps(answer.values["buckets"])).hexdigest()
 
 
 def entries_of(node: Node) -> list[dict[str, Any]]:
@@ -151,11 +171,15 @@ def log_of(entries: Sequence[dict[str, Any]], fork: int | None = None) -> Log:
 
 
 def _files(entries: Sequence[dict[str, Any]]) -> Iterator[Logged]:
+    known: dict[str, str] = {}
     for entry in entries:
+        place = entry["serial"], entry.get("project", "")
         if entry["kind"] == "file.added":
-            file = entry["file"]
-            yield Logged(
-                entry["serial"], entry["project"], file["filename"], file["hashes"]["sha256"]
-            )
+            name, digest = entry["file"]["filename"], entry["file"]["hashes"]["sha256"]
+            known[name] = digest
+            yield Logged(*place, name, digest)
         elif entry["kind"] == "file.removed":
-            yield Logged(entry["serial"], entry["project"], entry["filename"], None)
+            yield Logged(*place, entry["filename"], None, Action.DELETE)
+        elif entry["kind"] == "file.yanked":
+            for name in entry["filenames"]:
+                yield Logged(*place, name, known[name], Action.YANK)

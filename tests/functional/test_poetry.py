@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import venv
 from pathlib import Path
 
 import pytest
 
+from cluster.cli.clientconfig import poetry_commands
 from tests.builders import wheel
 from tests.functional.helpers import ROOT_PASSWORD, upload
 from tests.processes import Cluster, Node
@@ -23,11 +25,6 @@ dependencies = ["hidden-one"]
 
 [tool.poetry]
 package-mode = false
-
-[[tool.poetry.source]]
-name = "ours"
-url = "{url}/root/secret/+simple/"
-priority = "primary"
 """
 
 
@@ -44,22 +41,26 @@ def poetry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def install(poetry: Path, node: Node, folder: Path, password: str) -> tuple[int, set[str]]:
-    """``poetry install`` of a project: its exit code, and the modules that are there then."""
+    """What `pymirror nearest` says to type, then ``poetry install``: the exit code of that, and
+    the modules that are there then."""
     folder.mkdir()
-    (folder / "pyproject.toml").write_text(PROJECT.format(url=node.url))
+    (folder / "pyproject.toml").write_text(PROJECT)
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "POETRY_"))},
         "HOME": str(folder),
-        "POETRY_HTTP_BASIC_OURS_USERNAME": "root",
-        "POETRY_HTTP_BASIC_OURS_PASSWORD": password,
+        "POETRY_HTTP_BASIC_PYMIRROR_USERNAME": "root",
+        "POETRY_HTTP_BASIC_PYMIRROR_PASSWORD": password,
         "POETRY_VIRTUALENVS_IN_PROJECT": "true",
         "POETRY_CACHE_DIR": str(folder / "cache"),
         "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
     }
-    done = subprocess.run(
-        [poetry, "install", "--no-interaction"], cwd=folder, env=environment, capture_output=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+    add, _ = poetry_commands(f"{node.url}/root/secret/+simple/")
+    for command in (shlex.split(add)[1:], ["install", "--no-interaction"]):
+        done = subprocess.run(
+            [poetry, *command], cwd=folder, env=environment, capture_output=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0 or command[0] == "install", done.stderr
     return done.returncode, {path.name for path in folder.rglob("hidden_*.py")}
 
 

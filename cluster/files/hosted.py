@@ -80,6 +80,9 @@ _RETRY_SECONDS = 5.0
 _PAUSE_SECONDS = 0.02
 # Where nobody listens (on a primary), many uploads are one look: nothing waits for the figures.
 _GATHER_SECONDS = 0.5
+# A catch-up that brings so many entries during one look goes first: it needs the machine.
+_RUSH_ENTRIES = 1_000
+_RUSH_SECONDS = 1.0
 _LEAST_RESCAN_SECONDS = 60.0
 # Counting so many takes a while: not at each change.
 _MANY = 20_000
@@ -115,6 +118,8 @@ class HostedFiles:
     _busy: bool = False
     _again: bool = False
     _gathering: bool = False
+    _rushed: bool = False
+    _looked_at: int = 0
     _changes: dict[str, int] = field(factory=dict)
     _timer: Delayed | None = None
     _has_failed: bool = False
@@ -177,7 +182,7 @@ class HostedFiles:
         self._news()
 
     def _news(self) -> None:
-        if self.listeners or self.missing is None:
+        if (self.listeners or self.missing is None) and not self._rushed:
             self._look()
         elif self._busy:
             self._again = True
@@ -193,7 +198,7 @@ class HostedFiles:
     def _look(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer, self._gathering = None, False
+        self._timer, self._gathering, self._rushed = None, False, False
         if self._stopped:
             return
         if self._busy:
@@ -214,7 +219,9 @@ class HostedFiles:
             return
         if self._again:
             self._again = False
-            self._look_in(_PAUSE_SECONDS if self.listeners else _GATHER_SECONDS)
+            self._rushed = self._position.serial - self._looked_at >= _RUSH_ENTRIES
+            pause = _PAUSE_SECONDS if self.listeners else _GATHER_SECONDS
+            self._look_in(_RUSH_SECONDS if self._rushed else pause)
             self._gathering = True
         else:
             seconds = max(1.0, self._rescan_at - self._clock.seconds())
@@ -224,7 +231,7 @@ class HostedFiles:
 
     async def _up_to_date(self) -> None:
         position, since, rewinds = self._position.serial, self.serial, self._rewinds
-        current_at = self._clock.seconds()
+        current_at, self._looked_at = self._clock.seconds(), position
         # In steps: whoever catches up with a long log comes here often on the way.
         head = min(position, since + _MOST_ENTRIES)
         named: list[Named] | None = []

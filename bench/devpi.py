@@ -91,6 +91,10 @@ class Devpi:
         status = get(target.address, "/+status", {"Accept": "application/json"})
         return int(status.json()["result"]["serial"])
 
+    def cut_log(self, primary: Target) -> bool:
+        """See `System`."""
+        return False
+
     def credentials(self, target: Target) -> Mapping[str, str]:
         """A login token, as devpi's client uses one: it spares a password hash per request."""
         if target not in self._tokens:

@@ -21,6 +21,7 @@ from cluster.state.rows import Touched
 from primary.bootstrap import index_set, load_key, public_text
 
 _BATCH = 2_000
+_CACHE_KIB = 200_000  # links come in no order: their index is best held in memory
 _FILES_OF_A_PROJECT = 40
 _MIRRORED_EVERY = 4
 _LOG = str(UUID(int=7))
@@ -38,6 +39,7 @@ def make_log(state_dir: Path, entries: int) -> None:
     frontier, changes = Frontier(), islice(_changes(key), entries)
     while batch := list(islice(changes, _BATCH)):
         with writing(engine) as connection:
+            connection.exec_driver_sql(f"PRAGMA cache_size=-{_CACHE_KIB}")
             made = []
             for serial, change in enumerate(batch, start=frontier.size + 1):
                 time = f"2026-01-01T00:00:00.{serial % 1_000_000:06}Z"

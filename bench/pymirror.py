@@ -11,9 +11,12 @@ from attrs import define
 from bench.client import Address, basic, free_port, get, is_answering, put_json
 from bench.processes import ProcessGroup
 from bench.subjects import HOSTED, MIRROR, MIRROR_EXPIRY_SECONDS, Target
+from cluster.cli.snapshot import make_snapshot
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 60.0
+# Snapshots when the bench asks for one; then the log is cut at once.
+_BY_HAND = ("--snapshot-every", "0", "--keep-entries", "0", "--keep-days", "0")
 
 
 @define
@@ -33,7 +36,7 @@ class Pymirror:
 
     def start_primary(self) -> Target:
         """See `System`."""
-        target = self._start("primary", ["--no-root-pypi"])
+        target = self._start("primary", ["--no-root-pypi", *_BY_HAND])
         target.process.wait_until(lambda: is_answering(target.address, "/+ready"), _START_SECONDS)
         put_json(target.address, f"/{HOSTED}", self.credentials(target), {"type": "stage"})
         options = {
@@ -58,6 +61,17 @@ class Pymirror:
     def serial(self, target: Target) -> int:
         """See `System`."""
         return int(get(target.address, "/+status").json()["serial"])
+
+    def cut_log(self, primary: Target) -> bool:
+        """See `System`. Two snapshots are kept, and the log from the older one on."""
+        for number in range(2):
+            path = f"/{HOSTED}-{number}"
+            put_json(primary.address, path, self.credentials(primary), {"type": "stage"})
+            make_snapshot(primary.address.url, "root", "")
+        primary.process.wait_until(
+            lambda: get(primary.address, "/+status").json()["minimum"] > 0, _START_SECONDS
+        )
+        return True
 
     def credentials(self, target: Target) -> Mapping[str, str]:
         """Root's empty password, which loopback may use."""

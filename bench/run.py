@@ -35,11 +35,12 @@ class Progress(Protocol):
 
 @define
 class Pair:
-    """A system with its running servers."""
+    """A system with its running servers; `replicas` were started, each in a folder of its own."""
 
     system: System
     primary: Target
     replica: Target | None = None
+    replicas: int = 0
 
 
 @frozen
@@ -112,21 +113,36 @@ class Run:
     def _replicas(self) -> None:
         """Start fresh replicas in each round, or one each; the last of each system stays."""
         rounds = self.settings.rounds if self._is_wanted("catchup") else 1
-        self.progress.phase("catch up", rounds * len(self._pairs))
+        self._catch_up_all(catchup.TAIL, self._pairs, rounds)
+        if self._is_wanted("catchup"):
+            able = [pair for pair in self._pairs if self._cut(pair)]
+            self._catch_up_all(catchup.SNAPSHOT, able, rounds)
+
+    def _cut(self, pair: Pair) -> bool:
+        subject = f"{pair.system.name} primary"
+        work = partial(pair.system.cut_log, pair.primary)
+        return bool(self._attempt("catchup", catchup.SNAPSHOT, subject, work))
+
+    def _catch_up_all(self, metric: str, pairs: Sequence[Pair], rounds: int) -> None:
+        self.progress.phase(f"catch up {metric}", rounds * len(pairs))
         for round_ in range(rounds):
-            for pair in _shuffled(self._pairs):
-                work = partial(self._catch_up, pair, round_)
-                self._attempt("catchup", "fresh replica", f"{pair.system.name} replica", work)
+            for pair in _shuffled(pairs):
+                work = partial(self._catch_up, metric, pair, round_)
+                self._attempt("catchup", metric, f"{pair.system.name} replica", work)
                 self.progress.step()
 
-    def _catch_up(self, pair: Pair, round_: int) -> None:
+    def _catch_up(self, metric: str, pair: Pair, round_: int) -> None:
         if pair.replica is not None:
             self.processes.end(pair.replica.process)
             pair.replica = None
         hosted = len(data_set(pair.system, self.settings))
-        pair.replica, values = catchup.measure(pair.system, pair.primary, round_, hosted)
-        if self._is_wanted("catchup"):
-            self.results.add("catchup", "fresh replica", pair.replica.name, round_, values)
+        pair.replicas += 1
+        pair.replica, values = catchup.measure(pair.system, pair.primary, pair.replicas, hosted)
+        if not self._is_wanted("catchup"):
+            return
+        self.results.add("catchup", metric, pair.replica.name, round_, values)
+        if pair.system.is_slow:  # it has no snapshots: its one way stands beside both of ours
+            self.results.add("catchup", catchup.SNAPSHOT, pair.replica.name, round_, values)
 
     def _collect_targets(self) -> None:
         """All running servers; nginx gets the bytes of the first system's primary."""

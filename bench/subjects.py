@@ -58,6 +58,9 @@ class System(Protocol):
     def serial(self, target: Target) -> int:
         """The serial that a server has applied."""
 
+    def cut_log(self, primary: Target) -> bool:
+        """Leave fresh replicas nothing but a snapshot to start from; False where there is none."""
+
     def credentials(self, target: Target) -> Mapping[str, str]:
         """Headers that let root write."""
 

@@ -39,8 +39,8 @@ class Load:
     level: int = 0
     projects: int = 6
     built: dict[str, Built] = field(factory=dict)
-    newest: int = 0
-    """The highest serial of what was acknowledged."""
+    newest: tuple[int, int] = (0, 0)
+    """The last epoch and serial of what was acknowledged."""
     _crew: list[threading.Thread] = field(factory=list)
     _stop: threading.Event = field(factory=threading.Event)
 
@@ -132,7 +132,7 @@ class Load:
             if answer.status == 200:
                 one.outcome = Outcome.OK
                 one.changed = b"already" not in answer.body
-                self.newest = max(self.newest, one.serial or 0)
+                self.newest = max(self.newest, _position(answer))
                 return None
             # What could not be replicated in time is stored all the same.
             one.outcome = Outcome.UNKNOWN if b"stored" in answer.body else Outcome.REFUSED
@@ -163,7 +163,7 @@ class Load:
             one.changed = answer.status == 200 and (action is Action.DELETE or not again)
             if answer.status == 200 or (answer.status in _GONE and action is Action.DELETE):
                 one.outcome = Outcome.OK
-                self.newest = max(self.newest, (one.serial or 0) if one.changed else 0)
+                self.newest = max(self.newest, _position(answer))
                 return None
             one.outcome = Outcome.UNKNOWN if b"stored" in answer.body else Outcome.REFUSED
             if answer.status in _GONE:
@@ -181,7 +181,8 @@ class Load:
         number, seen = 0, 0
         while not self._stop.wait(pace):
             number += 1
-            minimum = max(seen, self.newest)
+            epoch, serial = self.newest
+            minimum = (epoch, max(seen, serial))
             page = self.get(session, node, f"p{number % self.projects}", minimum)
             if page.outcome is Outcome.OK:
                 seen = max(seen, page.serial or 0)
@@ -209,10 +210,15 @@ class Load:
                 self._expect(answer)
         return one
 
-    def get(self, session: str, node: Node, project: str, minimum: int | None = None) -> Operation:
-        """Read a project's page once."""
-        one = Operation(session, project, time.monotonic(), minimum=minimum)
-        headers = {} if minimum is None else {"X_Pymirror_Min": str(minimum)}
+    def get(
+        self, session: str, node: Node, project: str, minimum: tuple[int, int] | None = None
+    ) -> Operation:
+        """Read a project's page once, of a state that includes an epoch and serial."""
+        one = Operation(session, project, time.monotonic())
+        headers = {}
+        if minimum is not None:
+            one.minimum = minimum[1]
+            headers["X_Pymirror_Min"] = "{}.{}".format(*minimum)
         with self.history.recorded(one):
             try:
                 answer = node.get(
@@ -256,6 +262,11 @@ def _path(built: Built) -> str:
 
 def _pause(answer: Answer) -> float:
     return min(float(answer.headers.get("retry-after", "1")), _LONGEST_RETRY_SECONDS)
+
+
+def _position(answer: Answer) -> tuple[int, int]:
+    epoch, _, serial = answer.headers.get("x-pymirror-position", "0.0").partition(".")
+    return int(epoch), int(serial)
 
 
 def _serial(answer: Answer) -> int | None:

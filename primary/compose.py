@@ -48,6 +48,7 @@ from primary.mirroring.listing import ListRefresher
 from primary.mirroring.refresh import UpstreamRefresher
 from primary.nodes import Nodes
 from primary.owning import Owning
+from primary.relayed import Relayed
 from primary.remembered import Remembered
 from primary.snapshots import DEFAULT_EVERY, Snapshots
 from primary.staging import Staging
@@ -83,6 +84,7 @@ class Primary:
     wish: PrimarySettings
     writer: Writer = field(init=False)
     feed: Feed = field(init=False)
+    relayed: Relayed = field(init=False)
     triggers: Triggers = field(init=False)
     acks: Acks = field(init=False)
     owning: Owning = field(init=False)
@@ -118,7 +120,7 @@ class Primary:
             LogIdentity(first.log, first.key), lambda: parts.secret.secret, self.fencing, self.acks,
             polls,
         )  # fmt: skip
-        parts.admission.on_change = lambda: self._nodes_changed(polls, followers)
+        self._watch_nodes(polls, followers)
         self.writer.on_commit, self.writer.guard = self.feed.committed, self.fencing.check
         self.writer.confirm = self.acks.confirm
         parts.identity.weak = PasswordUpgrade(self.writer, parts.blobs, parts.pools.heavy).upgrade
@@ -127,6 +129,15 @@ class Primary:
         self._keep_files()
         await self._keep_log(trust, signer, followers)
         return self._web(followers, LogIdentity(first.log, first.key), signer)
+
+    def _watch_nodes(self, polls: Polls, followers: Followers) -> None:
+        """Hear of replicas behind others, and of nodes that were revoked."""
+        parts = self.parts
+        self.relayed = Relayed(
+            parts.identity, parts.database, parts.position, followers, self.acks, self.fencing,
+            polls,
+        )  # fmt: skip
+        parts.admission.on_change = lambda: self._nodes_changed(polls, followers)
 
     async def _keep_log(self, trust: Trust, signer: LogSigner, followers: Followers) -> None:
         """Begin to make snapshots, and to remove what nobody needs behind them."""
@@ -161,7 +172,7 @@ class Primary:
                 "primary", lambda: log, lambda: None, self._more(followers)
             ),
             log=parts.log_pages(self.feed.checkpoint), feed=self.feed, snapshots=self.snapshots,
-            uploads=self._uploads(),
+            relayed=self.relayed, uploads=self._uploads(),
             staging=Staging(parts.identity, self.writer),
             discovery=parts.discovery(), user_pages=parts.user_pages("primary"),
             index_pages=parts.index_pages(mirror),

@@ -28,7 +28,8 @@ class Replica:
     """What is known of a replica; times are seconds since 1970.
 
     `root` is what it says its log's root is (base64), `refused` why that is not in this log.
-    `lost_at` is when the connection of its last poll broke.
+    `lost_at` is when the connection of its last poll broke. `via` are the replicas between it
+    and the primary, nearest to it first; `address` is empty if there are any.
     """
 
     position: int
@@ -40,6 +41,7 @@ class Replica:
     refused: str | None = None
     refused_at: float | None = None
     lost_at: float | None = None
+    via: tuple[str, ...] = ()
 
 
 @define
@@ -68,9 +70,11 @@ class Followers:
                 self._replicas.setdefault(node, _recalled(record))
 
     def heard(
-        self, node: str, position: int, header: str | None, address: str, root: str = ""
-    ) -> dict[str, Any]:
-        """A replica polled; `header` is the JSON it sends of itself, which may be anything.
+        self, node: str, position: int, header: str | None, address: str, root: str = "",
+        via: tuple[str, ...] = (),
+    ) -> dict[str, Any]:  # fmt: skip
+        """A replica polled, or has others say so; `header` is the JSON it sends of itself, which
+        may be anything.
 
         Returns what is understood of it.
         """
@@ -79,7 +83,7 @@ class Followers:
         before = self._replicas.get(node)
         if before is None and len(self._replicas) >= _MOST:
             self.forget(min(self._replicas, key=lambda uuid: self._replicas[uuid].at))
-        heard = Replica(position, root, now, address, said)
+        heard = Replica(position, root, now, address, said, via=via)
         if before is not None and (before.position, before.root) == (position, root):
             heard.refused, heard.refused_at = before.refused, before.refused_at
         if position < self._position.serial:
@@ -101,6 +105,10 @@ class Followers:
         if node in self._replicas:
             self._replicas[node].lost_at = self._now()
 
+    def via(self, node: str) -> tuple[str, ...]:
+        """The replicas between a replica and this primary, nearest to it first."""
+        return self._replicas[node].via if node in self._replicas else ()
+
     def forget(self, node: str) -> None:
         """A replica is no more: `pymirror node revoke`."""
         self._replicas.pop(node, None)
@@ -121,10 +129,11 @@ class Followers:
     def _row(self, node: str, replica: Replica, now: float) -> dict[str, Any]:
         said = {k: iso(v) if k in _AS_TIMES else v for k, v in replica.said.items()}
         lag_seconds = self._lag_seconds(replica, now)
-        lost_for = None if replica.lost_at is None else round(now - replica.lost_at, 3)
+        lost_for = self._lost_seconds(replica, now)
         row = {
             "uuid": node,
-            "address": replica.address,
+            "address": replica.address or None,
+            "via": list(replica.via),
             "position": replica.position,
             "root": replica.root or None,
             "lag_entries": max(0, self._position.serial - replica.position),
@@ -157,6 +166,12 @@ class Followers:
         since = self._lacking_since(replica.position) or replica.behind_since or replica.at
         return round(max(0.0, now - since), 3)
 
+    def _lost_seconds(self, replica: Replica, now: float) -> float | None:
+        # Who is behind a replica that is cut off gets nothing either.
+        between = [self._replicas[node] for node in replica.via if node in self._replicas]
+        at = [one.lost_at for one in (replica, *between) if one.lost_at is not None]
+        return round(now - min(at), 3) if at else None
+
     def _lacking_since(self, position: int) -> float | None:
         """When the first entry behind a position was committed; None if that is not known."""
         if position < self._known_from:
@@ -174,5 +189,5 @@ def _recalled(record: dict[str, Any]) -> Replica:
     said = read_report(orjson.dumps(record.get("said")).decode())
     return Replica(
         int(record["position"]), str(record["root"]), float(record["at"]), str(record["address"]),
-        said,
+        said, via=tuple(map(str, record.get("via", ()))),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from primary.followers import Followers
 
 _TOLD = (
     "uuid", "region", "networks", "weight", "state", "ready", "position", "lag_entries",
-    "lag_seconds", "load", "last_contact_seconds", "lost_seconds", "healthy",
+    "lag_seconds", "load", "last_contact_seconds", "lost_seconds", "healthy", "via",
 )  # fmt: skip
 
 
@@ -54,5 +54,5 @@ class Nodes:
             "weight": settings.weight, "state": "in-sync", "ready": True,
             "position": self._position.serial, "lag_entries": 0, "lag_seconds": 0.0,
             "load": self._load(), "last_contact_seconds": 0.0, "lost_seconds": None,
-            "healthy": True,
+            "healthy": True, "via": [],
         }  # fmt: skip

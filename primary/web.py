@@ -20,6 +20,7 @@ from cluster.protocol import (
     NODES_PATH,
     NOTE_PATH,
     REFRESH_PATH,
+    REPORTS_PATH,
     SECRET_PATH,
     SERIAL_HEADER,
     TAIL_PATH,
@@ -49,6 +50,7 @@ from primary.fence import fence_order
 from primary.fencing import Fencing
 from primary.joining import Joining
 from primary.nodes import Nodes
+from primary.relayed import Relayed
 from primary.snapshots import Snapshots
 from primary.staging import Staging
 from primary.upload import Uploads
@@ -61,6 +63,7 @@ class PrimaryWeb(DevpiWeb):
     app = Klein()
 
     feed: Feed
+    relayed: Relayed
     snapshots: Snapshots
     uploads: Uploads
     staging: Staging
@@ -114,6 +117,11 @@ class PrimaryWeb(DevpiWeb):
     @answering
     async def _cosign(self, request: NodeRequest) -> Reply:
         return await self.feed.cosign(request)
+
+    @app.route(REPORTS_PATH, methods=["POST"])
+    @answering
+    async def _reports(self, request: NodeRequest) -> Reply:
+        return await self.relayed.take(request)
 
     @app.route(NODES_PATH, methods=["GET"])
     @answering

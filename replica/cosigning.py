@@ -18,7 +18,8 @@ from replica.primary_client import PrimaryClient
 @define(eq=False)
 class Cosigner:
     """Posts (position, files_position) when the files have caught up with entries; the poll tells
-    of the entries themselves. One request at a time, with what holds when it is sent.
+    of the entries themselves. One request at a time, with what holds when it is sent. Behind a
+    replica, `replica.reporting` does it.
     """
 
     _log = Logger()
@@ -32,7 +33,7 @@ class Cosigner:
 
     def tell(self) -> None:
         """Something has changed; returns at once."""
-        if self._busy or self._stopped or not self._reachable():
+        if self._busy or self._stopped or self._client.chain or not self._reachable():
             return
         self._busy = True
         Deferred.fromCoroutine(self._run()).addErrback(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
@@ -10,7 +10,7 @@ from cluster.agent import Requester
 from cluster.files.siblings import ALL, MOST_ASKED
 from cluster.files.sources import HttpSource, Source, Wanted
 from cluster.parts import Parts
-from cluster.protocol import FILE_PATH
+from cluster.protocol import FILE_PATH, PULL_PATH, VIA_HEADER
 from cluster.state.links import LocatedFile, file_by_digest
 from cluster.upstreamfiles import upstream_sources
 from replica.primary_client import PrimaryClient
@@ -38,11 +38,17 @@ class FileSources:
             return [*siblings, primary, *upstream]
         return [*siblings, *upstream, primary]
 
-    def hosted(self, sha256: str) -> list[Source]:
-        """For an uploaded file that is to be kept here."""
+    def hosted(self, sha256: str, via: str | None = None) -> list[Source]:
+        """For an uploaded file that is to be kept here, or is asked for through the nodes `via`.
+
+        Whom we follow may not have it, or not yet: another replica then gets it for us.
+        """
         siblings = self._parts.siblings.sources(sha256, ALL)
-        primary = self._primary(f"{FILE_PATH}/{sha256}")
-        return [*siblings[:MOST_ASKED], primary, *siblings[MOST_ASKED:]]
+        followed = [self._primary(f"{FILE_PATH}/{sha256}")]
+        if self._client.chain:
+            passed = {VIA_HEADER: via or self._parts.uuid}
+            followed.insert(0, self._primary(f"{PULL_PATH}/{sha256}", passed))
+        return [*siblings[:MOST_ASKED], *followed, *siblings[MOST_ASKED:]]
 
     async def refetch(self, sha256: str, size: int) -> None:
         """Get a damaged file again; raises NotFound, UpstreamError, Unavailable."""
@@ -54,7 +60,7 @@ class FileSources:
         wanted = Wanted(sha256, sha256=sha256, size=size, url=url)
         await self._parts.fetcher.start(wanted, sources, counted=False).done()
 
-    def _primary(self, path: str) -> HttpSource:
+    def _primary(self, path: str, more: Mapping[str, str] | None = None) -> HttpSource:
         url = self._client.url + path
-        headers = self._client.headers("GET", path)
+        headers = {**self._client.headers("GET", path), **(more or {})}
         return HttpSource("primary", self._agent, lambda wanted: url, headers)

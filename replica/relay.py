@@ -15,6 +15,7 @@ from typing import Any, Final
 from attrs import define, evolve, field
 from klein import Klein
 from sqlalchemy import Connection
+from twisted.internet.defer import CancelledError
 
 from cluster.durable import SecretBlobs
 from cluster.errors import Gone, InvalidRequest, LoopDetected, NotFound, Unavailable
@@ -27,6 +28,7 @@ from cluster.protocol import (
     IDENTITY_PATH,
     NODES_PATH,
     NOTE_PATH,
+    REPORTS_PATH,
     SECRET_PATH,
     SERIAL_HEADER,
     SNAPSHOT_PATH,
@@ -63,6 +65,7 @@ from cluster.web.tail import (
 )
 from replica.following import Following, State, Unreachable
 from replica.primary_client import PrimaryClient
+from replica.reporting import Reporter
 from replica.via import via_through
 
 _QUESTION_SECONDS: Final = 10.0
@@ -90,6 +93,7 @@ class Relay:
     _own: str
     _log: Callable[[], LogIdentity | None]
     _following: Callable[[], Following]
+    _reporter: Reporter
     _pages: Pages = field(factory=Pages)
 
     async def identity(self, request: NodeRequest) -> Reply:
@@ -120,9 +124,14 @@ class Relay:
             return json_reply({"snapshots": []}, headers=NO_STORE)
 
     async def cosign(self, request: NodeRequest) -> Reply:
-        """Heard and not passed on: only replicas that follow the owner itself vouch for writes."""
+        """Heard and not passed on: what is to count, a node says in a statement of its own."""
         self._identity.require_node(request)
         return Reply(204)
+
+    async def reports(self, request: NodeRequest) -> Reply:
+        """What nodes behind this one say of themselves: passed on (`replica.reporting`)."""
+        sender = self._identity.require_node(request)
+        return self._reporter.take(request, sender, self._identity.signer)
 
     async def tail(self, request: NodeRequest) -> Reply:
         """A page of entries behind the follower's position, waited for if there is none yet.
@@ -136,7 +145,7 @@ class Relay:
             raise NotYet("this replica has not met its primary yet")
         question = asked(request, log.log)
         if question.start >= self._position.serial and question.wait_seconds:
-            await self._polls.wait(node, question.start + 1, question.wait_seconds)
+            await self._wait(node, question)
             self._identity.require_node(request)  # it may have been revoked meanwhile
             self._check_chain(node)
         if question.start > self._position.serial:
@@ -149,6 +158,14 @@ class Relay:
         chain = ",".join((self._own, *self._client.chain))
         headers = {**reply.headers, SERIAL_HEADER: str(head), VIA_HEADER: chain}
         return evolve(reply, headers=headers)
+
+    async def _wait(self, node: str, question: Asked) -> None:
+        try:
+            await self._polls.wait(node, question.start + 1, question.wait_seconds)
+        except CancelledError:
+            if not self._polls.waits(node):
+                self._reporter.lost(node)
+            raise
 
     def _check_chain(self, node: str) -> None:
         if node == self._own or node in self._client.chain:
@@ -247,6 +264,7 @@ def add_log_routes(app: Klein) -> None:
         (EPOCHS_PATH, ["GET"], _epochs),
         (TAIL_PATH, ["GET"], _tail),
         (COSIGN_PATH, ["POST"], _cosign),
+        (REPORTS_PATH, ["POST"], _reports),
         (NOTE_PATH + "/<size>", ["GET"], _note),
         (SECRET_PATH + "/<name>", ["GET"], _secret),
         (NODES_PATH, ["GET"], _owned),
@@ -274,6 +292,11 @@ async def _tail(web: Any, request: NodeRequest) -> Reply:
 async def _cosign(web: Any, request: NodeRequest) -> Reply:
     relay: Relay = web.relay
     return await relay.cosign(request)
+
+
+async def _reports(web: Any, request: NodeRequest) -> Reply:
+    relay: Relay = web.relay
+    return await relay.reports(request)
 
 
 async def _note(web: Any, request: NodeRequest, size: str) -> Reply:

@@ -34,8 +34,10 @@ from replica.follower import Follower
 from replica.following import Following, State, document
 from replica.forwarding import Forwarding
 from replica.primary_client import PrimaryClient
+from replica.pulling import Pulling
 from replica.refreshing import PrimaryRefresher
 from replica.relay import Relay
+from replica.reporting import Own, Reporter
 from replica.secretsync import SecretSync
 from replica.siblings import Siblings
 from replica.web import ReplicaWeb
@@ -94,6 +96,7 @@ class Replica:
     _files: FileSync = field(init=False)
     _sources: FileSources = field(init=False)
     _cosigner: Cosigner = field(init=False)
+    _reporter: Reporter = field(init=False)
     _siblings: Siblings = field(init=False)
 
     async def start(self) -> ReplicaWeb:
@@ -115,7 +118,7 @@ class Replica:
         )
         self.follower = Follower(
             self._client, parts.database, parts.pools.heavy, parts.position, parts.reactor,
-            time.time, parts.settings.state_dir, parts.frontier, self._report,
+            time.time, parts.settings.state_dir, parts.frontier, self._polling,
             secrets, self.bootstrap,
         )  # fmt: skip
         web = self._web()
@@ -126,6 +129,7 @@ class Replica:
         )  # fmt: skip
         self.follower.start()
         self._siblings.start()
+        self._reporter.start()
         parts.siblings.nodes = lambda: self._siblings.nodes
         parts.keeping.start(
             keeper(self.files_mode), self._primary_has_all, self._sources.refetch, self._damaged
@@ -147,7 +151,17 @@ class Replica:
         self._cosigner = Cosigner(
             self._client, lambda: (parts.position.serial, self._files.files_position), reachable
         )
-        self._files.progressed = self._cosigner.tell
+        own = Own(
+            parts.uuid, lambda: self._files.files_position, lambda: self.follower.following,
+            self._report, time.time,
+            lambda method, path: parts.secret.token(parts.uuid, method, path),
+        )  # fmt: skip
+        self._reporter = Reporter(self._client, parts.reactor, own)
+        self._files.progressed = self._progressed
+
+    def _progressed(self) -> None:
+        self._cosigner.tell()
+        self._reporter.tell()
 
     def _web(self) -> ReplicaWeb:
         parts = self.parts
@@ -170,7 +184,9 @@ class Replica:
                 self._client, parts.position, parts.reactor, self.follower.nudge,
                 parts.settings.outside_url, parts.identity, parts.uuid,
             ),
-            relay=self._relay(),
+            relay=self._relay(), pulling=Pulling(
+                parts.identity, parts.store, parts.fetcher, self._sources.hosted, parts.uuid
+            ),
             primary_url=lambda: self._client.url, discovery=parts.discovery(),
             user_pages=parts.user_pages("replica"), index_pages=parts.index_pages(mirror),
             project_pages=ProjectPages(parts.database, simple, parts.settings.outside_url),
@@ -191,7 +207,7 @@ class Replica:
         return Relay(
             self._client, parts.database, parts.position, parts.identity, parts.blobs,
             parts.pools.heavy, polls, parts.uuid, lambda: self.follower.identity,
-            lambda: self.follower.following,
+            lambda: self.follower.following, self._reporter,
         )  # fmt: skip
 
     def _log_uuid(self) -> str | None:
@@ -203,6 +219,10 @@ class Replica:
     def _damaged(self, sha256: str) -> None:
         # Small files are kept in memory with their bytes, which may be the damaged ones.
         self.parts.hot_files.clear(self.parts.position.serial)
+
+    def _polling(self, following: Following) -> dict[str, Any]:
+        self._reporter.polls(self.follower.frontier)
+        return self._report(following)
 
     def _report(self, following: Following) -> dict[str, Any]:
         return {
@@ -225,6 +245,7 @@ class Replica:
         following, now = self.follower.following, time.time()
         primary = {
             "url": self._client.url,
+            "via": list(self._client.chain),
             "serial": following.primary_serial,
             "last_contact": iso(following.last_contact),
         }
@@ -246,6 +267,7 @@ class Replica:
     async def stop(self) -> None:
         """Follow no more."""
         self._cosigner.stop()
+        self._reporter.stop()
         await self._files.stop()
         await self._siblings.stop()
         await self.follower.stop()

@@ -8,7 +8,7 @@ from attrs import define
 from klein import Klein
 
 from cluster.errors import PymirrorError
-from cluster.protocol import FENCE_PATH, KEYS_PATH, REFRESH_PATH
+from cluster.protocol import FENCE_PATH, KEYS_PATH, PULL_PATH, REFRESH_PATH
 from cluster.web.body import RequestStream
 from cluster.web.devpi.routes import DevpiWeb, add_read_routes
 from cluster.web.paths import AUDIENCE_PATH, DISCOVERY_PATH, TOKENS_PATH
@@ -18,6 +18,7 @@ from cluster.web.routes import answering, checked
 from cluster.web.uploadtarget import upload_target
 from cluster.web.xmlrpc import is_xmlrpc
 from replica.forwarding import Forwarding
+from replica.pulling import Pulling
 from replica.relay import Relay, add_log_routes
 
 WRITES = ["PUT", "POST", "PATCH", "DELETE", "PUSH"]
@@ -38,6 +39,7 @@ class ReplicaWeb(DevpiWeb):
 
     forwarding: Forwarding
     relay: Relay
+    pulling: Pulling
     primary_url: Callable[[], str]
 
     async def answer_for(self, request: NodeRequest) -> Reply:
@@ -66,6 +68,11 @@ class ReplicaWeb(DevpiWeb):
     @answering
     async def _refresh(self, request: NodeRequest) -> Reply:
         return await self.forwarding.from_node(request, for_client=False)
+
+    @app.route(PULL_PATH + "/<sha256>", methods=["GET"])
+    @answering
+    async def _pull(self, request: NodeRequest, sha256: str) -> None:
+        await self.pulling.serve(request, sha256)
 
     @app.route("/+node/admit/<user>/<name>", methods=["GET"])
     @answering

@@ -109,10 +109,14 @@ class Identity:
         token = request.header(NODE_HEADER)
         if token is None:
             return None
+        method = request.method.decode("ascii", "replace")
+        return self.signer(token, method, request.uri.decode("ascii", "replace"))
+
+    def signer(self, token: str, method: str, path: str) -> str:
+        """The uuid of the node that made a token; raises AuthenticationRequired."""
         if self.admission is None:
             return self._nodes.verify(token)
-        method = request.method.decode("ascii", "replace")
-        return self.admission.verify(token, method, request.uri.decode("ascii", "replace"))
+        return self.admission.verify(token, method, path)
 
     def require_node(self, request: NodeRequest, *, for_client: bool = False) -> str:
         """The uuid of the node that sent the request; raises AuthenticationRequired.

@@ -34,6 +34,7 @@ from cluster.protocol import (
     FENCE_PATH,
     IDENTITY_PATH,
     NOTE_PATH,
+    REPORTS_PATH,
     SECRET_PATH,
     SERIAL_HEADER,
     SNAPSHOT_PATH,
@@ -57,6 +58,7 @@ from primary.feed import Feed
 from primary.fence import Order, fence_order
 from primary.fencing import Fencing, read_fence
 from primary.followers import Followers
+from primary.relayed import Relayed
 from primary.snapshots import Snapshots
 from primary.tofence import ToFence, read_left
 from primary.writer import Writer, Written
@@ -65,6 +67,7 @@ from replica.follower import Follower
 from replica.following import Following
 from replica.primary_client import PrimaryClient
 from replica.relay import Relay
+from replica.reporting import Own, Reporter
 from replica.secretsync import SecretSync
 from tests.simulation.disk import Disk
 from tests.simulation.network import Network, Request
@@ -218,11 +221,14 @@ class Running:
         self.fencing.own(Trust(first.log, first.key, SECRET), own)
         signer = signer_for(private, epoch)
         followers = Followers(self.position, self.now)
+        polls = Polls(self.position)
         feed = Feed(
             self.database, self.position, signer, cast(Any, self.identity), followers,
-            LogIdentity(first.log, first.key), lambda: SECRET, self.fencing, self.acks,
-            Polls(self.position),
+            LogIdentity(first.log, first.key), lambda: SECRET, self.fencing, self.acks, polls,
         )  # fmt: skip
+        relayed = Relayed(
+            self.identity, self.database, self.position, followers, self.acks, self.fencing, polls
+        )
 
         def committed(before: Frontier, entries: Any, after: Frontier) -> None:
             feed.committed(before, entries, after)
@@ -253,6 +259,7 @@ class Running:
             EPOCHS_PATH: lambda r, _: feed.epochs(_as_node(r)),
             TAIL_PATH: lambda r, _: feed.tail(_as_node(r)),
             COSIGN_PATH: lambda r, _: feed.cosign(_as_node(r)),
+            REPORTS_PATH: lambda r, _: relayed.take(_as_node(r)),
             NOTE_PATH: lambda r, size: feed.note(_as_node(r), size),
             FENCE_PATH: self._fence,
             SECRET_PATH: self._send_secret,
@@ -269,19 +276,27 @@ class Running:
         bootstrap = Bootstrap(client, self.database, Inline(), self.folder, secrets)
         follower = self.follower = Follower(
             client, self.database, Inline(), self.position, self.as_clock, self.now, self.folder,
-            frontier, self._report, secrets, bootstrap,
+            frontier, lambda following: self._polling(reporter, following), secrets, bootstrap,
             chance=random.Random(self.world.chance.random()),
+        )  # fmt: skip
+        reporter = Reporter(
+            client, self.as_clock,
+            Own(
+                self.uuid, lambda: self.position.serial, lambda: follower.following, self._report,
+                self.now, lambda method, path: self.secret.token(self.uuid, method, path),
+            ),
         )  # fmt: skip
         relay = Relay(
             client, self.database, self.position, cast(Any, self.identity), self.blobs, Inline(),
             Polls(self.position), self.uuid, lambda: follower.identity,
-            lambda: follower.following,
+            lambda: follower.following, reporter,
         )  # fmt: skip
         self._routes = {
             IDENTITY_PATH: lambda r, _: relay.identity(_as_node(r)),
             EPOCHS_PATH: lambda r, _: relay.epochs(_as_node(r)),
             TAIL_PATH: lambda r, _: relay.tail(_as_node(r)),
             COSIGN_PATH: lambda r, _: relay.cosign(_as_node(r)),
+            REPORTS_PATH: lambda r, _: relay.reports(_as_node(r)),
             NOTE_PATH: lambda r, size: relay.note(_as_node(r), size),
             SECRET_PATH: lambda r, name: relay.secret(_as_node(r), name),
             SNAPSHOTS_PATH: lambda r, _: relay.owned(_as_node(r)),
@@ -290,6 +305,11 @@ class Running:
         urls = "".join(f"{url}\n" for url in self.urls).encode()
         write_durably(self.folder / "primary-urls", urls)
         follower.start()
+        reporter.start()
+
+    def _polling(self, reporter: Reporter, following: Following) -> dict[str, Any]:
+        reporter.polls(cast(Follower, self.follower).frontier)
+        return self._report(following)
 
     def _report(self, following: Following) -> dict[str, Any]:
         return {"state": following.state.value, "files_position": self.position.serial}

@@ -30,6 +30,17 @@ class Clock(Protocol):
         """Call `f` after `delay` seconds."""
 
 
+async def pause(clock: Clock, seconds: float) -> None:
+    """Wait so long."""
+    waiter: Deferred[None] = Deferred()
+    timer = clock.callLater(seconds, waiter.callback, None)
+    try:
+        await waiter
+    finally:
+        if timer.active():
+            timer.cancel()
+
+
 async def bounded(work: Deferred[T], seconds: float, clock: Clock) -> T:
     """Wait for `work` at most so long, then cancel it; raises what it raises."""
     timer = clock.callLater(seconds, work.cancel)

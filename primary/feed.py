@@ -15,7 +15,7 @@ from attrs import define, field
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError
 
-from cluster.errors import InvalidRequest
+from cluster.errors import InvalidRequest, LogError
 from cluster.log import changelog
 from cluster.log.checkpoint import Checkpoint, LogSigner
 from cluster.log.merkle import Frontier, leaf_hash
@@ -116,7 +116,7 @@ class Feed:
         question = asked(request, self._log.log)
         start, root = question.start, question.root
         await self._fencing.followed(question.epoch, question.key, question.rival)
-        self._fencing.require_owner()
+        self._fencing.require_asked()
         address = client_address(request)
         said = self._followers.heard(
             node, start, request.header(REPLICA_HEADER), address, base64.b64encode(root).decode()
@@ -140,10 +140,34 @@ class Feed:
         except changelog.Compacted as error:
             where = {"minimum": error.minimum, "snapshot": self.newest_snapshot()}
             return json_reply(where, 410, NO_STORE)
-        self._fencing.require_owner()
         if page.before != question.root:
             raise OtherHistory(f"my root of {question.start} entries is not yours")
+        self._fencing.require_owner()
         return page.reply()
+
+    async def evidence(self, request: NodeRequest) -> Reply:
+        """A replica hands in a checkpoint that we have signed, of a log that is not ours.
+
+        We sign only what is durable here: so we are an older copy of ourselves, or one of two.
+        Raises InvalidRequest for what we have not signed.
+        """
+        self._identity.require_node(request)
+        note = request.content.read()
+        try:
+            checkpoint = self._signer.key.open(note)
+        except LogError as error:
+            raise InvalidRequest(f"that is no evidence: {error}") from None
+        if checkpoint.origin != self._signer.name:
+            raise InvalidRequest("that is a checkpoint of another log")
+        if not await self._is_ours(checkpoint):
+            await self._fencing.disown(note)
+        return json_reply({"fenced": self._fencing.fence is not None}, headers=NO_STORE)
+
+    async def _is_ours(self, checkpoint: Checkpoint) -> bool:
+        if checkpoint.size > self._position.serial:
+            return False
+        at = await self._database.read(lambda c: changelog.frontier(c, checkpoint.size))
+        return at.root == checkpoint.root
 
     async def _copied(self, request: NodeRequest) -> Reply:
         """A page for an auditor or a backup, who is no replica: at once, and nobody's progress."""

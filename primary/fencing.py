@@ -95,6 +95,13 @@ class Fencing:
         if self.fence is not None and not self.fence.serves:
             raise NotOwner(self.fence.message, self.fence.url)
 
+    def require_asked(self) -> None:
+        """As `require_owner`, but for a log that is not what it was: who has followed it is to
+        hear that, as long as it differs.
+        """
+        if self.fence is None or self.fence.why is not Why.RESTORED:
+            self.require_owner()
+
     def document(self) -> dict[str, Any] | None:
         """The `fenced` part of the status: None while this primary owns the log."""
         return None if self.fence is None else self.fence.document()
@@ -118,6 +125,11 @@ class Fencing:
             await self._stop(Fence(order, Why.SUPERSEDED, self._now()))
         elif is_rival and order.begun:
             await self._stop(Fence(order, Why.SPLIT, self._now()))
+
+    async def disown(self, note: bytes) -> None:
+        """Our own key has signed this checkpoint, of a log that is not ours."""
+        order = Order(self._epoch(), key=self._key)
+        await self._stop(Fence(order, Why.RESTORED, self._now(), note.decode()))
 
     async def followed(self, epoch: int, key: str | None, rival: str | None) -> None:
         """A replica follows the owner of `epoch` with this key, and has met another, if any."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from attrs import define, evolve
+from attrs import define, evolve, field
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from cluster.agent import Response
 from cluster.auth.nodes import NodeSecret
-from cluster.clock import Clock, Delayed, bounded
+from cluster.clock import Clock, bounded, pause
 from cluster.durable import write_durably
 from cluster.errors import InvalidRequest
 from cluster.promotion import FENCE_FILE
@@ -49,8 +50,7 @@ class ToFence:
     _learn: Callable[[Order], Awaitable[None]]
     _peers: Callable[[], list[str]]
     _left: list[str]
-    _timer: Delayed | None = None
-    _telling: bool = False
+    _telling: dict[str, Deferred[None]] = field(factory=dict)
     _stopped: bool = False
 
     @property
@@ -59,10 +59,14 @@ class ToFence:
         return list(self._left)
 
     def start(self) -> None:
-        """Tell them now, and again every few seconds while some are left."""
-        if self._left and not self._stopped and not self._telling:
-            self._telling = True
-            Deferred.fromCoroutine(self._tell()).addErrback(self._failed)
+        """Tell each now, and again every few seconds until it has heard it: a node that hangs
+        must not keep the others from it.
+        """
+        for url in self._left:
+            if url not in self._telling and not self._stopped:
+                work = Deferred.fromCoroutine(self._tell(url))
+                self._telling[url] = work
+                work.addErrback(self._failed)
 
     def again(self) -> None:
         """Tell all nodes that are known: somebody among them believes to own the log as well."""
@@ -72,37 +76,35 @@ class ToFence:
     def stop(self) -> None:
         """Tell nobody any more."""
         self._stopped = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        for work in list(self._telling.values()):
+            work.cancel()
 
-    def _failed(self, failure: object) -> None:
-        self._log.error("cannot fence: {failure}", failure=failure)
-        self._again_later()
+    def _failed(self, failure: Failure) -> None:
+        if not self._stopped:
+            self._log.failure("telling who owns the log failed", failure)
 
-    def _again_later(self) -> None:
-        self._telling = False
-        if self._left and not self._stopped:
-            if self._timer is not None and self._timer.active():
-                self._timer.cancel()
-            self._timer = self._clock.callLater(_EVERY_SECONDS, self.start)
-
-    async def _tell(self) -> None:
-        for url in list(self._left):
-            if await self._told(url):
-                self._left.remove(url)
-                lines = "".join(f"{one}\n" for one in self._left).encode()
-                await self._threads.run(write_durably, self._state_dir / FENCE_FILE, lines)
-        self._again_later()
+    async def _tell(self, url: str) -> None:
+        try:
+            await pause(self._clock, 0.0)
+            while not await self._told(url):
+                if self._stopped:
+                    return
+                await pause(self._clock, _EVERY_SECONDS)
+        finally:
+            del self._telling[url]
+        self._left.remove(url)
+        lines = "".join(f"{one}\n" for one in self._left).encode()
+        await self._threads.run(write_durably, self._state_dir / FENCE_FILE, lines)
 
     async def _told(self, url: str) -> bool:
         try:
             work = Deferred.fromCoroutine(self._post(url, self._own().encoded()))
             status, body = await bounded(work, _ANSWER_SECONDS, self._clock)
+            if status == 200:
+                await self._heard(url, body)
         except Exception as error:
             self._log.debug("cannot fence {url} yet: {why}", url=url, why=explain(error))
             return False
-        if status == 200:
-            await self._heard(url, body)
         # 404, 405, 421: what listens there is no primary of ours.
         return status in (200, 404, 405, 421)
 

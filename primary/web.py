@@ -15,6 +15,7 @@ from cluster.names import project_name
 from cluster.protocol import (
     COSIGN_PATH,
     EPOCHS_PATH,
+    EVIDENCE_PATH,
     FENCE_PATH,
     IDENTITY_PATH,
     NODES_PATH,
@@ -112,6 +113,11 @@ class PrimaryWeb(DevpiWeb):
     @answering
     async def _note(self, request: NodeRequest, size: str) -> Reply:
         return await self.feed.note(request, size)
+
+    @app.route(EVIDENCE_PATH, methods=["POST"])
+    @answering
+    async def _evidence(self, request: NodeRequest) -> Reply:
+        return await self.feed.evidence(request)
 
     @app.route(COSIGN_PATH, methods=["POST"])
     @answering

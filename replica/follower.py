@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from twisted.python.failure import Failure
 from cluster.clock import Clock
 from cluster.durable import write_durably
 from cluster.errors import LogError
-from cluster.log import changelog
+from cluster.log import changelog, notes
 from cluster.log.epochs import Start, Trust, parting
 from cluster.log.merkle import Frontier
-from cluster.protocol import POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT
+from cluster.protocol import EVIDENCE_PATH, POLL_WAIT_SECONDS, TAIL_PAGE_LIMIT
 from cluster.rollback import roll_back
 from cluster.state import queries
 from cluster.state.database import Database
@@ -43,6 +44,7 @@ from replica.following import (
     NotPrimary,
     State,
     TooFarBehind,
+    Unreachable,
     applied,
     delay_seconds,
     failed,
@@ -174,6 +176,7 @@ class Follower:
             self.bootstrap.demand()
         except Diverged:
             if not await self._healed(self._later):
+                await self._give_evidence()
                 raise
 
     async def _take_page(self, trust: Trust, later: Sequence[Start]) -> None:
@@ -267,6 +270,14 @@ class Follower:
         self.frontier = await self._database.read(changelog.frontier)
         self._position.rewind(head)
         return True
+
+    async def _give_evidence(self) -> None:
+        """Show the primary what it signed for us: one that is not what it was stops its writes."""
+        size = self.frontier.size
+        note = await self._database.read(lambda c: notes.at(c, size))
+        if note is not None:
+            with suppress(Unreachable, LogError):
+                await self._client.ask("POST", EVIDENCE_PATH, self._client.headers(), note)
 
     async def _known_identity(self) -> LogIdentity:
         if self.identity is None:

@@ -12,18 +12,26 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
 
 from cluster.log.changes import Entry, Kind
+from cluster.log.checkpoint import Checkpoint, LogSigner
+from cluster.protocol import EVIDENCE_PATH
 from cluster.state.apply import apply
 from cluster.state.rows import Touched
 from primary.acks import Acks
+from primary.bootstrap import load_key
 from primary.fencing import Fencing
 from replica import taking
+from replica.primary_client import Answer
+from tests.simulation import operators
 from tests.simulation.history import Violation
 from tests.simulation.machine import Machine
 from tests.simulation.network import Link
@@ -176,6 +184,90 @@ def test_an_orphaned_end_that_the_new_log_does_not_reach_back_to() -> None:
         it.write("n2", "a group", True, 0.1)
         it.write("n2", "two files", False, 0.02)
         it.compact()
+
+
+# What operators and strangers can do to primaries
+
+
+def why(it: Machine, name: str) -> str | None:
+    """Why a primary takes no more writes."""
+    running = it.member(name).running
+    assert running is not None
+    assert running.fencing is not None
+    return None if running.fencing.fence is None else running.fencing.fence.why.value
+
+
+def test_two_owners_of_an_epoch() -> None:
+    """Two replicas are promoted that see nobody: the primary before tells the second of the
+    first, who hears it when they meet; the one that is promoted again takes all others along."""
+    with played(level=0) as it:
+        it.write("n0", "a file", True, 2.0)
+        it.crash("n0", False)
+        for one, other in combinations(("n0", "n1", "n2", "n3"), 2):
+            it.disturb(one, other, Link.CUT, True)
+        for name in ("n1", "n2"):
+            operators.promote(it.sim, it.member(name))
+        it.wait(12.0)
+        assert (why(it, "n1"), why(it, "n2")) == (None, None)
+        it.restart()
+        it.disturb("n0", "n1", Link.UP, True)
+        it.wait(12.0)
+        assert (why(it, "n0"), why(it, "n1")) == ("superseded", None)
+        it.disturb("n0", "n2", Link.UP, True)
+        it.wait(12.0)
+        assert (why(it, "n1"), why(it, "n2")) == (None, "split")
+        it.heal()
+        it.wait(12.0)
+        assert (why(it, "n1"), why(it, "n2")) == ("split", "split")
+        it.crash("n1", True)
+        it.restart()
+        assert why(it, "n1") == "split"
+        operators.promote(it.sim, it.member("n1"))
+        it.wait(12.0)
+        assert (why(it, "n1"), why(it, "n2")) == (None, "superseded")
+        it.write("n1", "an index", False, 2.0)
+
+
+def shown(it: Machine, note: bytes) -> int:
+    """What the primary n0 answers when n1 hands in a checkpoint."""
+    running = it.member("n1").running
+    assert running is not None
+    assert running.follower is not None
+    client = running.follower._client
+    answers: list[Answer] = []
+    asked = client.ask("POST", EVIDENCE_PATH, client.headers(), note)
+    Deferred.fromCoroutine(asked).addCallback(answers.append)
+    it.wait(1.0)
+    return answers[0].status
+
+
+def test_only_its_own_signature_stops_a_primary() -> None:
+    """Checkpoints that others have signed, or of its own log, change nothing; one that it has
+    signed and does not have stops it for good."""
+    with played(level=0) as it:
+        it.write("n0", "a file", True, 2.0)
+        running, other = it.member("n0").running, it.member("n1").running
+        assert running is not None
+        assert other is not None
+        assert other.follower is not None
+        assert other.follower.note is not None
+        good, size = other.follower.note, running.position.serial
+        name = good.decode().partition("\n")[0]
+        beyond = Checkpoint(name, size + 9, bytes(32))
+        own = LogSigner(name, load_key(running.folder))
+        stranger = LogSigner(name, Ed25519PrivateKey.generate())
+        forged = good.replace(b"\n%d\n" % size, b"\n%d\n" % (size + 9))
+        for lie in (b"", b"no note", forged, stranger.sign(beyond)):
+            assert shown(it, lie) == 400
+        assert shown(it, good) == 200
+        assert why(it, "n0") is None
+        it.sim.history.restored = True
+        assert shown(it, own.sign(beyond)) == 200
+        assert why(it, "n0") == "restored"
+        it.crash("n0", True)
+        it.restart()
+        assert why(it, "n0") == "restored"
+        it.give_up()
 
 
 # What it must be able to find

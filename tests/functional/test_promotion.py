@@ -120,9 +120,10 @@ def test_one_owner_of_an_epoch(tmp_path: Path) -> None:
             command(cluster, "promote", second)
 
 
-def test_restored_backup_is_refused(tmp_path: Path) -> None:
-    """A primary restored from an older backup under the same address is refused by replicas,
-    before and after it has written past their serial (devpi's issue 1073)."""
+def test_restored_backup_stops(tmp_path: Path) -> None:
+    """A primary restored from an older backup under the same address is refused by replicas
+    (devpi's issue 1073), and stops by what they prove to it; promoted, it goes on, and what only
+    replicas have is kept."""
     with Cluster(tmp_path) as cluster:
         primary = cluster.primary(None, root_password=ROOT_PASSWORD)
         primary.put_index("root/dev", ROOT_PASSWORD, type="stage")
@@ -146,9 +147,25 @@ def test_restored_backup_is_refused(tmp_path: Path) -> None:
             return bool(replica.status()["follower"]["state"] == "diverged")
 
         eventually(refused, 15, "the replica refuses the restored primary")
-        for number in range(5):
-            assert upload(primary, "root/dev", wheel(f"other-{number}", "1.0")).status == 200
-        assert primary.status()["serial"] > serial
+        fenced = eventually(lambda: primary.status()["fenced"], 15, "the primary stops")
+        assert fenced["state"] == "restored"
+        assert fenced["since"]
+        assert "promote" in fenced["hint"]
+        answer = upload(primary, "root/dev", wheel("other", "1.0"))
+        assert answer.status == 503
+        assert "older backup" in answer.reason
+        assert primary.restart().status()["fenced"] == fenced
+        assert upload(primary, "root/dev", wheel("other", "1.0")).status == 503
+        assert primary.status()["serial"] < serial
         eventually(refused, 15, "the replica still refuses it")
         assert (replica.status()["root"], replica.status()["serial"]) == (root, serial)
         assert replica.page("root/dev", "new-2").status == 200
+
+        primary.terminate()
+        said = command(cluster, "promote", primary, "--peer", replica.url, "--may-lose", "99")
+        assert f"{replica.url}: replica, serial {serial}" in said
+        primary.start()
+        assert upload(primary, "root/dev", wheel("other", "1.0")).status == 200
+        check_same_roots([primary, replica], 15)
+        (kept,) = orphans(replica)
+        assert "new_2" in kept.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from cluster.errors import PymirrorError
 from cluster.log.changes import Change, Kind
 from cluster.log.checkpoint import Checkpoint, LogSigner
 from cluster.log.merkle import Frontier
+from primary.fence import Fence, Why
 from primary.writer import Written
 from tests.simulation.disk import Disk, Image, PowerCut, watched
 from tests.simulation.history import Ack, History, Violation
@@ -68,6 +70,8 @@ class Simulation:
     chance: random.Random = field(init=False)
     epoch: int = 1
     """The highest epoch that any operator has begun."""
+    begun: Counter[int] = field(factory=Counter)
+    """How often operators have begun each epoch."""
     written: int = 0
     kept: set[bytes] = field(factory=set)
     """What was on disks that operators have thrown away."""
@@ -201,9 +205,19 @@ class Simulation:
             raise self._violation
         for member in self.members.values():
             running = member.running
+            fencing = None if running is None else running.fencing
+            if fencing is not None and fencing.fence is not None:
+                self._check_fence(member.name, fencing.fence)
             if running is None or running.position.head.root == self.history.seen.get(member.name):
                 continue
             self.look(member, running.engine)
+
+    def _check_fence(self, name: str, fence: Fence) -> None:
+        """No primary takes itself for a restored one, or for one of two, without a reason."""
+        if fence.why is Why.RESTORED and not self.history.restored:
+            raise Violation(f"{name} believes that it was restored: {fence.note}")
+        if fence.why is Why.SPLIT and self.begun[fence.epoch] < 2:
+            raise Violation(f"{name} believes that epoch {fence.epoch} has two owners")
 
     def look(self, member: Member, engine: Engine) -> None:
         """Judge one node's log and state."""

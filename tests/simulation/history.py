@@ -193,13 +193,27 @@ class History:
             return
         epoch = self.epoch(before)
         forks = (s for s in self.steps.values() if s.parent == common and s.starts)
-        if common == EMPTY or not any(fork.epoch > epoch for fork in forks):
+        replaced = any(fork.epoch > epoch for fork in forks) or self._is_split(common, before)
+        if common == EMPTY or not replaced:
             raise Violation(
                 f"R11: {name} went from {self.size(before)} back to {self.size(common)}, and no "
                 f"epoch after {epoch} began there"
             )
         if after != common and self.epoch(after) <= epoch:
             raise Violation(f"R11: {name} left epoch {epoch} for another history of it")
+
+    def _is_split(self, common: bytes, before: bytes) -> bool:
+        """Whether an epoch behind a place was begun twice, and a later one in the other log."""
+        lost = next(s for _, s in self.back(before) if s.parent == common)
+        last = self.epoch(before)
+        for root, step in self.steps.items():
+            if step.starts and step.epoch > last:
+                log = dict(self.back(root))
+                twice = any(s.starts and s.epoch <= last for s in log.values() if s.parent not in
+                            dict(self.back(common)))  # fmt: skip
+                if (common in log or common == EMPTY) and lost.frontier.root not in log and twice:
+                    return True
+        return False
 
     def _replayed(self, root: bytes) -> str:
         """The digest of the state that a replay of a log gives."""

@@ -31,6 +31,7 @@ from cluster.log.merkle import Frontier
 from cluster.protocol import (
     COSIGN_PATH,
     EPOCHS_PATH,
+    EVIDENCE_PATH,
     FENCE_PATH,
     IDENTITY_PATH,
     NOTE_PATH,
@@ -261,6 +262,7 @@ class Running:
             COSIGN_PATH: lambda r, _: feed.cosign(_as_node(r)),
             REPORTS_PATH: lambda r, _: relayed.take(_as_node(r)),
             NOTE_PATH: lambda r, size: feed.note(_as_node(r), size),
+            EVIDENCE_PATH: lambda r, _: feed.evidence(_as_node(r)),
             FENCE_PATH: self._fence,
             SECRET_PATH: self._send_secret,
             SNAPSHOTS_PATH: lambda r, _: cast(Snapshots, self.snapshots).listing(_as_node(r)),

@@ -61,6 +61,7 @@ def promote(sim: Simulation, member: Member) -> None:
                 quietly(fencing.learn(Order(epoch, begun=False)))
         former = [f"http://{name}" for name in sim.members if name != member.name]
         before = standing(engine)
+        sim.begun[epoch] += 1
         try:
             moment = datetime.fromtimestamp(START + sim.clock.seconds(), UTC)
             now = be_primary(member.disk.root, engine, SECRET, former, moment)

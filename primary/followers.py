@@ -15,7 +15,7 @@ from cluster.state.position import Head, Position
 from cluster.state.rows import Touched
 from cluster.upstream.health import iso
 from primary.remembered import FORGET_SECONDS, Remembered
-from primary.reports import read_report, read_uses
+from primary.reports import read_report
 
 DIVERGED: Final = "diverged"
 _MOST = 1_000
@@ -78,8 +78,9 @@ class Followers:
 
         Returns what is understood of it.
         """
-        now, said = self._now(), read_report(header)
-        self._on_uses(read_uses(header))
+        now, (said, uses) = self._now(), read_report(header)
+        if uses:
+            self._on_uses(uses)
         before = self._replicas.get(node)
         if before is None and len(self._replicas) >= _MOST:
             self.forget(min(self._replicas, key=lambda uuid: self._replicas[uuid].at))
@@ -92,7 +93,7 @@ class Followers:
             )
         self._replicas[node] = heard
         if self._memory is not None:
-            self._memory.note(node, asdict(heard))
+            self._memory.note(node, lambda: asdict(heard))
         return said
 
     def refused(self, node: str, why: str) -> None:
@@ -186,7 +187,7 @@ class Followers:
 
 def _recalled(record: dict[str, Any]) -> Replica:
     # The fields are those of this version, whichever version wrote them.
-    said = read_report(orjson.dumps(record.get("said")).decode())
+    said, _ = read_report(orjson.dumps(record.get("said")).decode())
     return Replica(
         int(record["position"]), str(record["root"]), float(record["at"]), str(record["address"]),
         said, via=tuple(map(str, record.get("via", ()))),

@@ -47,13 +47,13 @@ class Remembered:
         await self._database.write(lambda c: _drop(c, before))
         return await self._database.read(_all)
 
-    def note(self, node: str, record: Mapping[str, Any]) -> None:
+    def note(self, node: str, record: Callable[[], Mapping[str, Any]]) -> None:
         """A replica was heard of just now; returns at once."""
         now = self._now()
         if 0 <= now - self._written.get(node, -WRITE_SECONDS) < WRITE_SECONDS:
             return
         self._written[node] = now
-        data = orjson.dumps(record)
+        data = orjson.dumps(record())
         self._do(lambda c: _put(c, node, now, data))
 
     def forget(self, node: str) -> None:

@@ -98,18 +98,19 @@ _FIELDS: Final[Mapping[str, Check]] = {
 }
 
 
-def read_report(header: str | None) -> dict[str, Any]:
-    """The fields of the header X-Pymirror-Replica that are understood, null for the others."""
+def read_report(header: str | None) -> tuple[dict[str, Any], dict[str, float]]:
+    """The fields of the header X-Pymirror-Replica that are understood, null for the others; and
+    when API tokens were used there lately, by id, in seconds since 1970.
+    """
     said = _object(header)
-    return {name: check(said.get(name)) for name, check in _FIELDS.items()}
+    return {name: check(said.get(name)) for name, check in _FIELDS.items()}, _uses(said)
 
 
-def read_uses(header: str | None) -> dict[str, float]:
-    """When API tokens were used there lately, by id, in seconds since 1970."""
-    said = _object(header).get("token_uses")
-    if not isinstance(said, dict):
+def _uses(said: dict[str, Any]) -> dict[str, float]:
+    found = said.get("token_uses")
+    if not isinstance(found, dict):
         return {}
-    uses = {str(token)[:16]: _time(at) for token, at in list(said.items())[:_MOST_USES]}
+    uses = {str(token)[:16]: _time(at) for token, at in list(found.items())[:_MOST_USES]}
     return {token: at for token, at in uses.items() if at is not None}
 
 

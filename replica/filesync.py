@@ -98,6 +98,7 @@ class FileSync:
     def start(self) -> None:
         """Begin to watch, and to fetch what this node keeps."""
         self._hosted.listeners.append(self._changed)
+        self._hosted.is_eager = self.mode != LAZY
         self._tick()
 
     async def stop(self) -> None:

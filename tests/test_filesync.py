@@ -122,7 +122,7 @@ async def test_full_brings_everything(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_burst_is_one_look_where_nobody_waits(tmp_path: Path) -> None:
-    """Without a listener (on a primary) many uploads are looked at once, a little later."""
+    """Where no file is fetched ahead many uploads are looked at once, a little later."""
     async with site(tmp_path) as it:
         it.start()
         hosted = it.keeping.hosted
@@ -132,7 +132,7 @@ async def test_a_burst_is_one_look_where_nobody_waits(tmp_path: Path) -> None:
         assert (hosted.serial, hosted.missing) == (before, 0)
         it.clock.advance(1)
         assert (hosted.serial, hosted.missing) == (it.node.at.serial, 5)
-        hosted.listeners.append(lambda: None)
+        hosted.is_eager = True
         it.node.log(uploaded("p5", b"5"))
         assert hosted.missing == 6
 

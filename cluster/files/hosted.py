@@ -78,7 +78,8 @@ _MISSING: Final = select(
 RESCAN_SECONDS: Final = 3_600.0
 _RETRY_SECONDS = 5.0
 _PAUSE_SECONDS = 0.02
-# Where nobody listens (on a primary), many uploads are one look: nothing waits for the figures.
+# Where no file is fetched ahead (on a primary, on a lazy replica), many uploads are one look:
+# nothing waits for the figures.
 _GATHER_SECONDS = 0.5
 # A catch-up that brings so many entries during one look goes first: it needs the machine.
 _RUSH_ENTRIES = 1_000
@@ -112,6 +113,8 @@ class HostedFiles:
     files_position: int = 0
     """The greatest serial up to which all files of hosted indexes are here."""
     listeners: list[Callable[[], None]] = field(factory=list)
+    is_eager: bool = False
+    """Whether somebody waits for the figures: files are fetched and acknowledged by them."""
     _generation: int = 0
     _rescan_at: float = 0.0
     _counted_at: float = 0.0
@@ -182,7 +185,7 @@ class HostedFiles:
         self._news()
 
     def _news(self) -> None:
-        if (self.listeners or self.missing is None) and not self._rushed:
+        if (self.is_eager or self.missing is None) and not self._rushed:
             self._look()
         elif self._busy:
             self._again = True
@@ -220,7 +223,7 @@ class HostedFiles:
         if self._again:
             self._again = False
             self._rushed = self._position.serial - self._looked_at >= _RUSH_ENTRIES
-            pause = _PAUSE_SECONDS if self.listeners else _GATHER_SECONDS
+            pause = _PAUSE_SECONDS if self.is_eager else _GATHER_SECONDS
             self._look_in(_RUSH_SECONDS if self._rushed else pause)
             self._gathering = True
         else:

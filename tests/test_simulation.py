@@ -270,6 +270,23 @@ def test_only_its_own_signature_stops_a_primary() -> None:
         it.give_up()
 
 
+def test_two_disks_burn_while_the_network_is_cut() -> None:
+    """R5 at level 2: an acknowledged write is in the log that goes on when the primary and the
+    replica that has most are lost, and another replica was cut off all the time."""
+    with played(level=2) as it:
+        it.wait(2.0)
+        it.disturb("n0", "n3", Link.CUT, True)
+        it.write("n0", "a file", True, 2.0)
+        (ack,) = it.sim.history.acks
+        it.burn()
+        lost = [member.name for member in it.sim.members.values() if member.lost]
+        assert lost == ["n0", "n2"]
+        it.promote(False)
+        owner = it.sim.owner()
+        assert owner is not None
+        assert it.sim.history.holds(it.sim.history.seen[owner.name], ack.serial, ack.raw)
+
+
 # What it must be able to find
 
 

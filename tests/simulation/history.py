@@ -246,6 +246,13 @@ class History:
                             f"only {holders} have it beside {ack.node}")  # fmt: skip
         self.acks.append(ack)
 
+    def promised(self, nodes: list[str]) -> bool:
+        """Whether so many of these nodes have each acknowledged write as its client asked for."""
+        return all(
+            ack.late or sum(self._has(node, ack) for node in nodes) >= ack.level
+            for ack in self.acks
+        )  # fmt: skip
+
     def _has(self, name: str, ack: Ack) -> bool:
         return self.holds(self.seen.get(name, EMPTY), ack.serial, ack.raw)
 

@@ -180,17 +180,24 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.it is not None and self.sim.level >= 1)
     @rule()
     def burn(self) -> None:
-        """The primary's disk is gone, when replicas have had the time to be even."""
-        owner = self.sim.owner()
-        members = self.sim.members.values()
-        if owner is None or any(m.lost or m.restored for m in members):
+        """The primary's disk is gone, in the middle of a write and whatever the network is like,
+        and with level 2 that of the replica which has most; as long as no disk that a client
+        relies on was lost before.
+        """
+        sim, owner = self.sim, self.sim.owner()
+        if owner is None or any(m.lost or m.restored for m in sim.members.values()):
             return
-        root = self.sim.history.seen[owner.name]
-        even = [m for m in members if self.sim.history.seen.get(m.name) == root]
-        if len(even) == len(members):
-            self.sim.write(owner, [], secret=False) if owner.running is not None else None
-            self.sim.run(0.1)
-            operators.lose(self.sim, owner)
+        if owner.running is not None:
+            sim.write(owner, [], secret=False)
+            sim.run(0.1)
+        seen, others = sim.history.seen, [name for name in sim.members if name != owner.name]
+        others.sort(key=lambda name: sim.history.size(seen.get(name, EMPTY)))
+        left = others if sim.level < 2 else others[:-1]
+        # An epoch that nobody else has heard of would be begun a second time.
+        known = any(sim.history.epoch(seen.get(name, EMPTY)) == sim.epoch for name in left)
+        if known and sim.history.promised(others):
+            for name in (owner.name, *others[len(left) :]):
+                operators.lose(sim, sim.members[name])
 
     @rule()
     def replace(self) -> None:

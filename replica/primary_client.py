@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 import zstandard
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
@@ -112,6 +112,7 @@ class PrimaryClient:
     url: str = field(init=False)
     chain: tuple[str, ...] = ()
     """The replicas (uuids) between us and the primary, as the last page said; nearest first."""
+    _preferred: str | None = None
 
     def __attrs_post_init__(self) -> None:
         self.url = self.urls[0]
@@ -124,10 +125,23 @@ class PrimaryClient:
                 self.urls.append(hint)
                 # Of those that were only named: what was configured stays.
                 del self.urls[_MOST_CANDIDATES:-1]
-            self.url = hint
-        else:
+            self.url, self._preferred = hint, None
+        elif not self._take_preferred():
             at = self.urls.index(self.url) if self.url in self.urls else -1
             self.url = self.urls[(at + 1) % len(self.urls)]
+
+    def prefer(self, url: str) -> None:
+        """Ask this candidate from the next question for news on: the poll that waits may end."""
+        self._preferred = url
+
+    def at(self, url: str) -> PrimaryClient:
+        """The same node's questions to another node, whose clock may be another one."""
+        return evolve(self, urls=[url], secret=evolve(self._secret), chain=(), preferred=None)
+
+    def _take_preferred(self) -> bool:
+        url, self._preferred = self._preferred, None
+        self.url = url or self.url
+        return url is not None
 
     @property
     def secret(self) -> bytes:
@@ -237,6 +251,7 @@ class PrimaryClient:
 
         Raises Unreachable, NotAdmitted, Diverged, WrongLog, LogError.
         """
+        self._take_preferred()
         root = base64.urlsafe_b64encode(at.root).decode()
         where = f"log={quote(log)}&from={at.size}&root={root}&epoch={epoch}{claims}"
         path = f"{TAIL_PATH}?{where}&wait={wait_seconds:g}"

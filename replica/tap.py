@@ -8,6 +8,7 @@ import os
 import time
 from typing import Any, cast
 
+import orjson
 from attrs import define, field
 from treq.client import HTTPClient
 from twisted.application.service import Service
@@ -33,6 +34,7 @@ from replica.filesync import LAZY, FileSync, keeper
 from replica.follower import Follower
 from replica.following import Following, State, document
 from replica.forwarding import Forwarding
+from replica.owner import OwnerCheck, OwnerSearch
 from replica.primary_client import PrimaryClient
 from replica.pulling import Pulling
 from replica.refreshing import PrimaryRefresher
@@ -97,6 +99,7 @@ class Replica:
     _sources: FileSources = field(init=False)
     _cosigner: Cosigner = field(init=False)
     _reporter: Reporter = field(init=False)
+    _owner: OwnerSearch = field(init=False)
     _siblings: Siblings = field(init=False)
 
     async def start(self) -> ReplicaWeb:
@@ -130,6 +133,8 @@ class Replica:
         self.follower.start()
         self._siblings.start()
         self._reporter.start()
+        self._owner = self._owner_search()
+        self._owner.start()
         parts.siblings.nodes = lambda: self._siblings.nodes
         parts.keeping.start(
             keeper(self.files_mode), self._primary_has_all, self._sources.refetch, self._damaged
@@ -220,6 +225,14 @@ class Replica:
         # Small files are kept in memory with their bytes, which may be the damaged ones.
         self.parts.hot_files.clear(self.parts.position.serial)
 
+    def _owner_search(self) -> OwnerSearch:
+        check = OwnerCheck(
+            self._client, self.follower, lambda: self._reporter.at,
+            lambda: self.parts.position.head.epoch,
+            lambda: orjson.dumps(self._report(self.follower.following)),
+        )  # fmt: skip
+        return OwnerSearch(self._client, self.parts.reactor, check)
+
     def _polling(self, following: Following) -> dict[str, Any]:
         self._reporter.polls(self.follower.frontier)
         return self._report(following)
@@ -268,6 +281,7 @@ class Replica:
         """Follow no more."""
         self._cosigner.stop()
         self._reporter.stop()
+        self._owner.stop()
         await self._files.stop()
         await self._siblings.stop()
         await self.follower.stop()

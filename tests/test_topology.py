@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, cast
@@ -30,6 +31,8 @@ from primary.acks import Acks
 from primary.followers import Followers
 from primary.relayed import Relayed
 from replica.following import Following, State, Unreachable
+from replica.owner import LOOK_SECONDS, OwnerSearch
+from replica.primary_client import PrimaryClient
 from replica.reporting import REPORT_SECONDS, Own, Reporter
 from tests.fakes import NOW, START, as_clock, database, entries, user_set
 
@@ -415,3 +418,50 @@ def test_a_relay_forgets_strangers_words() -> None:
     )
     it.clock.pump([0] * 5)
     assert one.line.bodies == []
+
+
+def client(*urls: str) -> PrimaryClient:
+    """A client that never asks."""
+    secret = NodeSecret(SECRET, lambda: NOW)
+    return PrimaryClient(list(urls), cast(Any, None), as_clock(Clock()), secret, "n", lambda: NOW)
+
+
+def test_who_is_behind_a_replica_looks_for_the_owner() -> None:
+    """Only then, among the other candidates, in their order; the move is made between two polls,
+    and at once when the replica fails."""
+    clock, asked = Clock(), list[str]()
+    owners = {"http://p.example"}
+    of = client("http://r.example", "http://q.example", "http://p.example")
+
+    async def owns(url: str) -> bool:
+        asked.append(url)
+        return url in owners
+
+    search = OwnerSearch(of, as_clock(clock), owns, random.Random(1))
+    search.start()
+    clock.advance(LOOK_SECONDS)
+    assert asked == []
+    of.chain = ("r",)
+    owners.clear()
+    clock.advance(LOOK_SECONDS)
+    assert asked == ["http://q.example", "http://p.example"]
+    assert not of._take_preferred()
+    owners.add("http://p.example")
+    clock.advance(LOOK_SECONDS)
+    assert of.url == "http://r.example"
+    of.move_on(None)
+    assert of.url == "http://p.example"
+    of.move_on(None)
+    assert of.url == "http://r.example"
+    search.stop()
+    clock.advance(LOOK_SECONDS)
+    assert len(asked) == 4
+
+
+def test_who_owns_the_log_is_said_by_itself() -> None:
+    """Another primary that a poll names goes before one that was found."""
+    of = client("http://r.example", "http://p.example")
+    of.prefer("http://p.example")
+    of.move_on("http://new.example/")
+    assert of.url == "http://new.example"
+    assert not of._take_preferred()

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.builders import legacy_form, wheel
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots, upload
 from tests.functional.test_joining import invite, joining, revoke, uuid
-from tests.processes import Cluster, Node, basic, eventually, http
+from tests.processes import Cluster, Node, basic, eventually, free_port, http
 
 pytestmark = [pytest.mark.functional]
 
@@ -89,6 +89,51 @@ def test_a_relay_cannot_speak_for_others(nodes: Cluster) -> None:
     eventually(lambda: is_well(primary, two, one), 10, "two is on the map")
     assert revoke(primary, two).status == 200
     eventually(lambda: uuid(two) not in rows(primary), 5, "it is off the map")
+
+
+def listens(primary: Node, *more: int) -> None:
+    """Start a primary again that listens on these ports beside its own."""
+    primary.terminate()
+    command = list(primary._command)
+    while command.count("--listen") > 1:
+        del command[-2:]
+    for port in more:
+        command += ["--listen", f"tcp:{port}:interface=127.0.0.1"]
+    primary._command = command
+    primary.start()
+
+
+def follows(node: Node) -> tuple[str, list[str]]:
+    """Whom a replica follows, and the replicas between it and the primary."""
+    primary = node.status()["primary"]
+    return primary["url"], primary["via"]
+
+
+def test_moves_to_the_primary(nodes: Cluster) -> None:
+    """A replica with two URLs goes from one that is dead to the primary, stays with a replica
+    while it finds nothing better, and goes from it to the primary once that is reached."""
+    primary = nodes.primary(root_password=ROOT_PASSWORD)
+    primary.put_index("root/dev", ROOT_PASSWORD, type="stage", sync_replicas=2)
+    one = nodes.replica(primary, "one", "--files", "full")
+    other = free_port()  # where the primary will be reached later
+    urls = ["--primary-url", f"http://127.0.0.1:{other}"]
+    two = nodes.replica(one, "two", "--files", "full", *urls)
+    assert upload(primary, "root/dev", wheel("demo", "1.0")).status == 200
+    eventually(lambda: is_well(primary, two, one), 10, "two is behind one")
+    one.kill()
+    listens(primary, other)
+    eventually(lambda: is_well(primary, two), 20, "two is at the primary")
+    one.start()
+    assert upload(primary, "root/dev", wheel("demo", "2.0")).status == 200
+    assert is_well(primary, two)
+    listens(primary)
+    eventually(lambda: is_well(primary, two, one), 30, "two is behind one again")
+    assert upload(primary, "root/dev", wheel("demo", "3.0")).status == 200
+    listens(primary, other)
+    found: tuple[str, list[str]] = (f"http://127.0.0.1:{other}", [])
+    eventually(lambda: follows(two) == found, 60, "two has looked for the primary")
+    assert is_well(primary, two)
+    assert one.status()["follower"]["state"] == "in-sync"
 
 
 def test_files_come_through_a_lazy_replica(nodes: Cluster) -> None:

@@ -108,7 +108,13 @@ class Replica:
         self._agent = make_node_agent(parts.reactor)
         http = HTTPClient(cast(Any, self._agent))
         self._client = PrimaryClient(
-            self.primary_urls, http, parts.reactor, parts.secret, parts.uuid, time.time
+            self.primary_urls,
+            http,
+            parts.reactor,
+            parts.secret,
+            parts.uuid,
+            time.time,
+            agent=self._agent,
         )
         self._siblings = Siblings(
             self._client, parts.reactor, parts.uuid,
@@ -153,9 +159,7 @@ class Replica:
             parts.keeping.hosted, parts.fetcher, self._sources.hosted, reachable, parts.reactor,
             time.time, self.files_mode,
         )  # fmt: skip
-        self._cosigner = Cosigner(
-            self._client, lambda: (parts.position.serial, self._files.files_position), reachable
-        )
+        self._cosigner = Cosigner(self._client, self._durable_positions, reachable)
         own = Own(
             parts.uuid, lambda: self._files.files_position, lambda: self.follower.following,
             self._report, time.time,
@@ -167,6 +171,10 @@ class Replica:
     def _progressed(self) -> None:
         self._cosigner.tell()
         self._reporter.tell()
+
+    def _durable_positions(self) -> tuple[int, int]:
+        durable = self.follower.durable
+        return durable, min(durable, self._files.files_position)
 
     def _web(self) -> ReplicaWeb:
         parts = self.parts
@@ -314,4 +322,4 @@ def _joined(reactor: Any, settings: NodeSettings, urls: list[str], token_file: s
         token = joining.token_text(token_file, os.environ)
         if token is not None:
             joining.join(settings, urls, token)
-    return open_parts(reactor, settings, _no_secret, durable=True)
+    return open_parts(reactor, settings, _no_secret, durable=False)

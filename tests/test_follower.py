@@ -113,7 +113,7 @@ class Replica:
         secret = NodeSecret(SECRET, lambda: self.now)
         client = PrimaryClient(
             [self.primary.url], HTTPClient(self.agent), as_clock(self.asking), secret, NODE,
-            lambda: self.now, PAGE_LIMIT,
+            lambda: self.now, PAGE_LIMIT, self.agent,
         )  # fmt: skip
         self.follower = Follower(
             client, self.database, Inline(), self.position, as_clock(self.pauses),
@@ -338,7 +338,7 @@ HOSTILE: dict[str, tuple[Script, State, str]] = {
     "broken zstd": (body(b"x" * 99, encoding="zstd"), State.BAD_ANSWER, "does not decompress"),
     "broken gzip": (body(b"x" * 99, encoding="gzip"), State.BAD_ANSWER, ""),
     "zstd bomb": (body(zstandard.compress(BOMB), encoding="zstd"), State.BAD_ANSWER, "more than"),
-    "gzip bomb": (body(gzip.compress(BOMB, 1), encoding="gzip"), State.BAD_ANSWER, "too large"),
+    "gzip bomb": (body(gzip.compress(BOMB, 1), encoding="gzip"), State.BAD_ANSWER, "more than"),
     "endless body": (endless, State.BAD_ANSWER, "too large"),
     "cut": (cut, State.PRIMARY_UNREACHABLE, ""),
     "404": (status(404), State.BAD_ANSWER, "answers 404"),

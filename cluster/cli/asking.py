@@ -1,12 +1,13 @@
-"""Questions to running nodes, sent by a command in the name of a stopped one."""
+"""Questions to running nodes, sent by a command in the name of a node."""
 
 from __future__ import annotations
 
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,10 @@ _LONG_SECONDS = 120.0
 _MOST_BYTES = 4 << 20
 
 
+class NotAdmitted(LogError):
+    """A node does not take who asks for a node of its cluster."""
+
+
 @frozen
 class Asked:
     """An answer: its status (0: none), and its JSON object, empty when it was something else."""
@@ -34,13 +39,16 @@ class Asked:
 @define
 class NodeAnswers:
     """Asks as the node `uuid`, which knows the cluster's secret, and has a key of its own if it
-    joined by one; `now` is seconds since 1970.
+    joined by one; without both, as nobody. `now` is seconds since 1970.
+
+    `bases` are URLs of nodes that may be reached below a path, which their fronts take away.
     """
 
-    _secret: bytes
+    _secret: bytes | None
     _uuid: str
     _now: Callable[[], float]
     _key: NodeKey | None = None
+    _bases: Sequence[str] = ()
 
     def ask(self, method: str, url: str, body: object = None) -> Asked:
         """One request; what goes wrong is in the answer."""
@@ -57,19 +65,25 @@ class NodeAnswers:
             return Asked(0, {}, str(error))
 
     def read(self, url: str, accept: str = "*/*") -> bytes | None:
-        """The body of an answer, None unless it is 200; raises LogError when none comes."""
+        """The body of an answer, None unless it is 200; raises LogError when none comes, and
+        NotAdmitted when nodes take us for none.
+        """
         request = urllib.request.Request(url, headers=self._headers("GET", url, accept))  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=_LONG_SECONDS) as answer:  # noqa: S310
                 body: bytes = answer.read()
                 return body
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as error:
+            _require_admitted(url, error)
             return None
         except (OSError, ValueError) as error:
             raise LogError(f"{url}: {error}") from None
 
     def digest(self, url: str) -> tuple[str | None, int]:
-        """The sha256 and size of what a URL gives, read in pieces; None when it gives nothing."""
+        """The sha256 and size of what a URL gives, read in pieces; None when it gives nothing.
+
+        Raises NotAdmitted.
+        """
         request = urllib.request.Request(url, headers=self._headers("GET", url, "*/*"))  # noqa: S310
         total, size = sha256(), 0
         try:
@@ -77,19 +91,27 @@ class NodeAnswers:
                 while piece := answer.read(1 << 20):
                     total.update(piece)
                     size += len(piece)
+        except urllib.error.HTTPError as error:
+            _require_admitted(url, error)
+            return None, size
         except (OSError, ValueError):
             return None, size
         return total.hexdigest(), size
 
     def _headers(self, method: str, url: str, accept: str) -> dict[str, str]:
-        # A node may be reached below a path, which its front takes away.
-        path = urlsplit(url).path
-        path = path[max(0, path.find("/+")) :]
-        if self._key is None:
-            token = node_token(self._secret, self._uuid, self._now())
-        else:
-            token = self._key.token(self._uuid, method, path, self._now())
-        return {"Accept": accept, NODE_HEADER: token}
+        headers = {"Accept": accept}
+        if self._key is not None:
+            token = self._key.token(self._uuid, method, self._path(url), self._now())
+            return {**headers, NODE_HEADER: token}
+        if self._secret is not None:
+            return {**headers, NODE_HEADER: node_token(self._secret, self._uuid, self._now())}
+        return headers
+
+    def _path(self, url: str) -> str:
+        # What the node sees, for that is what is signed.
+        base = next((one for one in self._bases if url.startswith(f"{one}/")), None)
+        path = urlsplit(url).path if base is None else urlsplit(url[len(base) :]).path
+        return path if base is not None else path[max(0, path.find("/+")) :]
 
     def starts(self, url: str) -> list[Start]:
         """How the epochs of a node's log began; raises LogError."""
@@ -98,6 +120,12 @@ class NodeAnswers:
         if answer.status != 200 or not isinstance(listed, list):
             raise LogError(f"{url} does not say which epochs there were: {answer.message}")
         return [Start.from_json(one) for one in listed]
+
+
+def _require_admitted(url: str, error: urllib.error.HTTPError) -> None:
+    if error.code == HTTPStatus.UNAUTHORIZED:
+        said = error.read(300).decode("utf-8", "replace").strip()
+        raise NotAdmitted(f"{url} answers {error.code}: {said}") from None
 
 
 def _object(data: bytes) -> dict[str, Any]:

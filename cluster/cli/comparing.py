@@ -7,12 +7,13 @@ import json
 import random
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urljoin
 
 from attrs import define
 
-from cluster.cli.asking import NodeAnswers
+from cluster.cli.asking import NodeAnswers, NotAdmitted
 from cluster.log.merkle import HASH_SIZE, TILE_WIDTH, frontier_at
 from cluster.protocol import PROJECTS_PATH, STATE_PATH, TILE_PATH
 
@@ -51,8 +52,10 @@ class Pair:
     sample: int | None
 
     def json(self, node: str, path: str) -> dict[str, Any]:
-        """A JSON document of a node; raises Trouble."""
+        """A JSON document of a node; raises Trouble, NotAdmitted."""
         answer = self.asking.ask("GET", node + path)
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            raise NotAdmitted(f"{node}{path} answers 401: {answer.message}")
         if answer.status != 200 or not answer.values:
             raise Trouble(f"{node}{path} answers {answer.status} {answer.message}")
         return answer.values

@@ -13,7 +13,8 @@ import click
 from attrs import define, field
 from rich.progress import Progress
 
-from cluster.cli.asking import NodeAnswers
+from cluster.auth.nodekeys import KEY_FILE, read_key
+from cluster.cli.asking import NodeAnswers, NotAdmitted
 from cluster.cli.comparing import (
     Difference,
     OtherTables,
@@ -24,10 +25,12 @@ from cluster.cli.comparing import (
     compare_pages,
     compare_state,
 )
+from cluster.errors import PymirrorError
 
 LEVELS = ("log", "state", "pages", "files")
 EQUAL, DIFFERENT, UNABLE = 0, 1, 2
 _SHOWN = 20
+_ADVICE = "ask in the name of a node: --state-dir of one that joined by a token and was not revoked"
 
 
 @define
@@ -62,26 +65,31 @@ class Report:
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Look at every project.")
 @click.option(
+    "--state-dir",
+    envvar="PYMIRROR_STATE_DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="State folder of a node, which may run: ask in its name, by its key if it joined by a "
+    "token. With --require-node-keys there is no other way.",
+)
+@click.option(
     "--secret-file",
-    required=True,
     envvar="PYMIRROR_SECRET_FILE",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The cluster's secret: nodes answer these questions only to each other.",
+    help="The cluster's secret [default: STATE-DIR/secret]. Nodes answer all but level 1 only to "
+    "each other.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(
-    url: str, against: str, level: int, sample: int, everything: bool, secret_file: Path,
-    as_json: bool,
+    url: str, against: str, level: int, sample: int, everything: bool, state_dir: Path | None,
+    secret_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare the node at URL with another one.
 
     Exit status: 0 they are equal, 1 they differ (the first differences are listed), 2 that could
     not be found out.
     """
-    asking = NodeAnswers(
-        secret_file.read_bytes().strip(), f"verify-{secrets.token_hex(4)}", time.time
-    )
-    pair = Pair(asking, url.rstrip("/"), against.rstrip("/"), None if everything else sample)
+    nodes = url.rstrip("/"), against.rstrip("/")
+    pair = Pair(_asking(state_dir, secret_file, nodes), *nodes, None if everything else sample)
     report = Report()
     checks: tuple[Callable[..., dict[str, Any]], ...] = (
         compare_log, compare_state, compare_pages, compare_files,
@@ -92,6 +100,22 @@ def verify(
                 break
     _show(report, as_json)
     raise SystemExit(report.exit_code)
+
+
+def _asking(
+    state_dir: Path | None, secret_file: Path | None, nodes: tuple[str, str]
+) -> NodeAnswers:
+    """In whose name is asked: that of a folder's node, of anybody with the secret, or nobody's."""
+    uuid, key = f"verify-{secrets.token_hex(4)}", None
+    try:
+        if state_dir is not None:
+            uuid, key = (state_dir / "uuid").read_text().strip(), read_key(state_dir / KEY_FILE)
+            own = state_dir / "secret"
+            secret_file = secret_file or (own if own.exists() else None)
+        secret = None if secret_file is None else secret_file.read_bytes().strip()
+    except (OSError, PymirrorError) as error:
+        raise click.ClickException(f"the node's identity cannot be read: {error}") from None
+    return NodeAnswers(secret, uuid, time.time, key, nodes)
 
 
 def _checked(
@@ -108,7 +132,10 @@ def _checked(
     except Difference as found:
         report.levels[name] = {"equal": False}
         report.differences += found.what
-    except Trouble as trouble:
+    except NotAdmitted as refused:
+        report.levels[name] = {"equal": None}
+        report.unable.append(f"{name}: {refused} ({_ADVICE})")
+    except (Trouble, PymirrorError) as trouble:
         report.levels[name] = {"equal": None}
         report.unable.append(f"{name}: {trouble}")
         return isinstance(trouble, OtherTables)

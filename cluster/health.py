@@ -90,8 +90,9 @@ def node_name(status: Mapping[str, Any]) -> str:
 
 def replica_name(replica: Mapping[str, Any]) -> str:
     """The same for a row of the primary's map."""
-    address = replica.get("address") or "?"
-    return str(replica.get("outside_url") or f"replica {_short(replica)} at {address}")
+    address = replica.get("address")
+    where = f" at {address}" if address else ""
+    return str(replica.get("outside_url") or f"replica {_short(replica)}{where}")
 
 
 def _short(of: Mapping[str, Any]) -> str:

@@ -130,10 +130,12 @@ class Site:
     def __init__(self) -> None:
         site = self
         self.document: Any = None
+        self.at: dict[str, Any] = {}
+        """What other paths than the root's answer."""
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = json.dumps(site.document).encode()
+                body = json.dumps(site.at.get(self.path, site.document)).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -191,3 +193,18 @@ def test_replica_asks_its_primary(site: Site, status: Callable[..., tuple[int, s
     site.document = {**primary(), "primary": {"url": site.url}}
     code, text = status(site.url, "--json")
     assert (code, json.loads(text)["primary"]["role"]) == (0, "primary")
+
+
+def test_replica_of_a_replica(site: Site, status: Callable[..., tuple[int, str]]) -> None:
+    """The map is found through replicas in between, and says who follows whom; a ring ends."""
+    behind = replica(uuid="2", outside_url="http://end.example", address=None, via=["0123456789"])
+    site.document = {**following(), "primary": {"url": f"{site.url}/middle"}}
+    site.at["/middle/+status"] = {**following(), "primary": {"url": f"{site.url}/primary"}}
+    site.at["/primary/+status"] = primary(replicas=[replica(), behind])
+    code, text = status(site.url, "--json")
+    assert (code, json.loads(text)["primary"]["role"]) == (0, "primary")
+    text = drawn(Seen(primary(replicas=[replica(), behind]), None, []))
+    assert "replica of" in text
+    site.at["/middle/+status"] = {**following(), "primary": {"url": site.url}}
+    code, text = status(site.url, "--json")
+    assert (code, json.loads(text)["primary"]) == (0, None)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.health import Problem, node_name, problems, replica_name
+from cluster.protocol import LONGEST_CHAIN
 
 HEALTHY: Final = 0
 DEGRADED: Final = 1
@@ -30,7 +31,7 @@ _COLOURS: Final = {"in-sync": "green", "catching-up": "yellow", "bootstrapping":
 
 @frozen
 class Seen:
-    """A node's document, that of its primary if it is a replica, and what is wrong.
+    """A node's document, that of the primary if it is a replica, and what is wrong.
 
     `status` is None for a node that gives no answer.
     """
@@ -48,18 +49,28 @@ class Seen:
 
 
 def look(url: str) -> Seen:
-    """Ask a node, and the primary that it follows."""
+    """Ask a node, and the primary that it follows, through other replicas maybe."""
     status, error = _fetch(url)
     if status is None:
         return Seen(None, None, [Problem(url, error, None, "see whether the node runs")])
-    found, owner = problems(status), status.get("primary")
-    if not isinstance(owner, Mapping) or not owner.get("url"):
-        return Seen(status, None, found)
-    primary, error = _fetch(str(owner["url"]))
-    if primary is None:
-        hint = "uploads wait until it is back, or a replica is promoted"
-        return Seen(status, None, [*found, Problem(str(owner["url"]), error, None, hint)])
-    return Seen(status, primary, list(dict.fromkeys([*problems(primary), *found])))
+    found, at = problems(status), status
+    for _ in range(LONGEST_CHAIN + 1):
+        owner = _followed(at)
+        if owner is None:
+            break
+        asked, error = _fetch(owner)
+        if asked is None:
+            hint = "uploads wait until it is back, or a replica is promoted"
+            return Seen(status, None, [*found, Problem(owner, error, None, hint)])
+        at, found = asked, list(dict.fromkeys([*problems(asked), *found]))
+        if at.get("role") == "primary":
+            return Seen(status, at, found)
+    return Seen(status, None, found)
+
+
+def _followed(status: Mapping[str, Any]) -> str | None:
+    owner = status.get("primary")
+    return str(owner["url"]) if isinstance(owner, Mapping) and owner.get("url") else None
 
 
 def _fetch(url: str) -> tuple[Mapping[str, Any] | None, str]:
@@ -151,8 +162,9 @@ def _nodes(status: Mapping[str, Any], primary: Mapping[str, Any] | None) -> Tabl
             node_name(top), "primary", "–", Text("writes", style="green"), str(top.get("serial")),
             "–", "–", _size(files.get("bytes")), "–", "–", str(top.get("version")),
         )  # fmt: skip
+    names = {one.get("uuid"): replica_name(one) for one in top.get("replicas") or []}
     for one in top.get("replicas") or []:
-        table.add_row(*_replica(one))
+        table.add_row(*_replica(one, names))
     if primary is None and "follower" in status:
         follower, in_sync = status["follower"], status.get("in_sync", {})
         table.add_row(
@@ -165,10 +177,11 @@ def _nodes(status: Mapping[str, Any], primary: Mapping[str, Any] | None) -> Tabl
     return table
 
 
-def _replica(one: Mapping[str, Any]) -> list[Any]:
+def _replica(one: Mapping[str, Any], names: Mapping[Any, str]) -> list[Any]:
     load, contact = one.get("load"), one.get("last_contact_seconds")
+    via = [names.get(node, str(node)[:8]) for node in one.get("via") or []]
     return [
-        replica_name(one), "replica", one.get("region") or "–",
+        replica_name(one), f"replica of {via[0]}" if via else "replica", one.get("region") or "–",
         _state(one.get("state"), one.get("healthy", True)), str(one.get("position")), _lag(one),
         _files(one.get("files_in_sync"), one), _size(one.get("cache_bytes")),
         "–" if load is None else f"{load:.2f}",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrs import define, field
+
+from cluster.clock import Clock
 from cluster.load import busy
 from cluster.parts import Parts
 from cluster.version import __version__
@@ -11,9 +14,26 @@ from cluster.web.status import rss_bytes
 from replica.following import Following, document
 
 _ERROR_CHARACTERS = 200
+_VITAL_SECONDS = 1.0
 
 
-def announced(parts: Parts, following: Following) -> dict[str, Any]:
+@define
+class Vitals:
+    """What this machine and process use, read at most once a second: every poll tells it."""
+
+    _clock: Clock
+    _read_at: float = float("-inf")
+    _known: dict[str, Any] = field(factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The load of the machine, and this process's memory in bytes."""
+        now = self._clock.seconds()
+        if now - self._read_at >= _VITAL_SECONDS:
+            self._read_at, self._known = now, {"load": busy(), "rss_bytes": rss_bytes()}
+        return self._known
+
+
+def announced(parts: Parts, following: Following, vitals: Vitals) -> dict[str, Any]:
     """What every poll says of where this node is and how it does; times in seconds since 1970."""
     settings = parts.settings
     has_failed = following.failures > 0
@@ -28,8 +48,7 @@ def announced(parts: Parts, following: Following) -> dict[str, Any]:
         "region": settings.region,
         "networks": [str(network) for network in settings.networks],
         "weight": settings.weight,
-        "load": busy(),
-        "rss_bytes": rss_bytes(),
+        **vitals.document(),
     }
 
 

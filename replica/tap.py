@@ -26,7 +26,7 @@ from cluster.web.devpi.projects import ProjectPages
 from cluster.web.nearest import Nearest
 from cluster.web.polls import Polls
 from replica import joining
-from replica.announcing import announced, own_node
+from replica.announcing import Vitals, announced, own_node
 from replica.bootstrap import Bootstrap
 from replica.cosigning import Cosigner
 from replica.filesources import FileSources
@@ -99,6 +99,7 @@ class Replica:
     _sources: FileSources = field(init=False)
     _cosigner: Cosigner = field(init=False)
     _reporter: Reporter = field(init=False)
+    _vitals: Vitals = field(init=False)
     _owner: OwnerSearch = field(init=False)
     _siblings: Siblings = field(init=False)
 
@@ -247,7 +248,7 @@ class Replica:
 
     def _report(self, following: Following) -> dict[str, Any]:
         return {
-            **announced(self.parts, following),
+            **announced(self.parts, following, self._vitals),
             "files_in_sync": self._files.in_sync,
             "files_missing": self._files.missing,
             "files_position": self._files.files_position,

@@ -106,17 +106,7 @@ class Replica:
     async def start(self) -> ReplicaWeb:
         """Begin to follow, and make the application."""
         parts = self.parts
-        self._agent = make_node_agent(parts.reactor)
-        http = HTTPClient(cast(Any, self._agent))
-        self._client = PrimaryClient(
-            self.primary_urls,
-            http,
-            parts.reactor,
-            parts.secret,
-            parts.uuid,
-            time.time,
-            agent=self._agent,
-        )
+        self._make_client()
         self._siblings = Siblings(
             self._client, parts.reactor, parts.uuid,
             lambda urls: parts.pools.heavy.run(peers.keep, parts.settings.state_dir, urls),
@@ -148,6 +138,16 @@ class Replica:
         )
         self._files.start()
         return web
+
+    def _make_client(self) -> None:
+        parts = self.parts
+        self._vitals = Vitals(parts.reactor)
+        self._agent = make_node_agent(parts.reactor)
+        http = HTTPClient(cast(Any, self._agent))
+        self._client = PrimaryClient(
+            self.primary_urls, http, parts.reactor, parts.secret, parts.uuid, time.time,
+            agent=self._agent,
+        )  # fmt: skip
 
     def _make_file_sync(self) -> None:
         parts = self.parts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hmac
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Final
 
 from attrs import frozen
@@ -114,7 +113,7 @@ def identity_proof(secret: bytes, nonce: str, log: str, key: str) -> str:
 
 def _mac(secret: bytes, purpose: str, message: str) -> str:
     # The purpose keeps a proof made for one use from serving another.
-    digest = hmac.new(secret, f"pymirror {purpose}\n{message}".encode(), sha256).digest()
+    digest = hmac.digest(secret, f"pymirror {purpose}\n{message}".encode(), "sha256")
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 

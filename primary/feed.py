@@ -62,12 +62,14 @@ class Feed:
     _polls: Polls
     _pages: Pages = field(factory=Pages)
     _newest: tuple[Frontier, Sequence[bytes], Frontier] | None = None
+    _newest_page: Page | None = None
     newest_snapshot: Callable[[], int | None] = lambda: None
 
     def committed(self, before: Frontier, entries: Sequence[bytes], after: Frontier) -> None:
         """Keep what was committed just now: followers that are in sync want exactly that."""
         small = sum(map(len, entries)) <= COMPRESS_FROM_BYTES
         self._newest = (before, entries, after) if small else None
+        self._newest_page = None
 
     def checkpoint(self) -> bytes:
         """A signed note for the head, which is durable."""
@@ -127,7 +129,7 @@ class Feed:
             self._acks.cosigned(node, start, files_position(said, start))
             if question.wait_seconds:
                 await self._polls.wait(node, start + 1, question.wait_seconds)
-                self._identity.require_node(request)  # it may have been revoked meanwhile
+                self._identity.require_admitted(node)  # it may have been revoked meanwhile
         reply = await self._behind(question)
         if reply.status == 200:
             self._acks.cosigned(node, start, files_position(said, start))
@@ -199,8 +201,10 @@ class Feed:
     def _of_newest(self, start: int) -> Page | None:
         if self._newest is None or self._newest[0].size != start:
             return None
-        before, entries, after = self._newest
-        return packed(before.root, entries, self._signed(after), None)
+        if self._newest_page is None:
+            before, entries, after = self._newest
+            self._newest_page = packed(before.root, entries, self._signed(after), None)
+        return self._newest_page
 
     def _signed(self, after: Frontier) -> bytes:
         return self._signer.sign(Checkpoint(self._signer.name, after.size, after.root))

@@ -146,7 +146,7 @@ class Relay:
         question = asked(request, log.log)
         if question.start >= self._position.serial and question.wait_seconds:
             await self._wait(node, question)
-            self._identity.require_node(request)  # it may have been revoked meanwhile
+            self._identity.require_admitted(node)  # it may have been revoked meanwhile
             self._check_chain(node)
         if question.start > self._position.serial:
             raise NotYet(f"this replica is at {self._position.serial}, you are ahead of it")

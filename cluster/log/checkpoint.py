@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from functools import cached_property
 from hashlib import sha256
 
 from attrs import field, frozen
@@ -68,14 +69,14 @@ class LogKey:
         raise LogError(f"the checkpoint is not signed by {self.name}")
 
 
-@frozen
+@frozen(slots=False)
 class LogSigner:
     """The private half, held by the node that owns an epoch."""
 
     name: str
     private: Ed25519PrivateKey
 
-    @property
+    @cached_property
     def key(self) -> LogKey:
         """The public half."""
         return LogKey(self.name, self.private.public_key().public_bytes_raw())

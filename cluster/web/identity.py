@@ -128,6 +128,11 @@ class Identity:
             raise AuthenticationRequired("only nodes of this cluster may ask for this")
         return node
 
+    def require_admitted(self, node: str) -> None:
+        """Raises AuthenticationRequired if a node, known by its token before, was revoked since."""
+        if self.admission is not None and self.admission.is_revoked(node):
+            raise AuthenticationRequired(f"node {node} was revoked")
+
     async def require_copier(self, request: NodeRequest) -> Principal:
         """Who may copy the whole log without being a node: root's API token for that, no limits.
 

@@ -26,6 +26,8 @@ DEFAULT_ENTRIES: Final = 1_000_000
 DEFAULT_DAYS: Final = 30
 _BATCH = 2_000
 _EVERY_SECONDS = 3_600.0
+# What something on this node has yet to read, it has read in seconds.
+_NEEDED_SECONDS = 5.0
 _HEARD_SECONDS = 86_400.0
 
 Needs = Callable[[], Awaitable[int | None]]
@@ -87,20 +89,24 @@ class Compaction:
     _timer: Delayed | None = None
     _running: Deferred[None] | None = None
     _again: bool = False
+    _held: bool = False
     _stopping: bool = False
 
     def look(self) -> None:
         """Remove what may go, and look again in an hour; returns at once."""
         if self._stopping:
             return
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = self._clock.callLater(_EVERY_SECONDS, self.look)
+        self._look_in(_EVERY_SECONDS)
         if self._running is not None and not self._running.called:
             self._again = True
             return
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(lambda f: self._log.failure("compacting the log failed", f))
+
+    def _look_in(self, seconds: float) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self._clock.callLater(seconds, self.look)
 
     async def stop(self) -> None:
         """End after the batch that is being removed."""
@@ -115,6 +121,8 @@ class Compaction:
         while self._again and not self._stopping:
             self._again = False
             await self.compact()
+        if self._held and not self._stopping:
+            self._look_in(_NEEDED_SECONDS)
 
     async def compact(self) -> int:
         """Remove what may go, in batches between which others write; the log's minimum then."""
@@ -133,6 +141,7 @@ class Compaction:
 
     async def target(self) -> int:
         """The serial up to which entries may go now; 0 for none."""
+        self._held = False
         kept = self._snapshots.kept
         if len(kept) < KEPT:
             return 0
@@ -142,7 +151,9 @@ class Compaction:
         needed = await self._needs()
         moment = datetime.fromtimestamp(self._now() - 86_400 * self.retention.days, UTC)
         limits = await self._database.read(lambda c: self._limits(c, moment))
-        return min([upto, *limits, *([] if needed is None else [needed])])
+        upto = min(upto, *limits)
+        self._held = needed is not None and needed < upto
+        return upto if needed is None else min(upto, needed)
 
     def _limits(self, connection: Connection, moment: datetime) -> list[int]:
         staged = oldest_staged(connection)

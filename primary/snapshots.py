@@ -121,7 +121,8 @@ class Snapshots:
             Deferred.fromCoroutine(self.make()).addCallbacks(self._done, self._failed)
 
     def _done(self, _: Snapshot) -> None:
-        self._busy = False
+        # What was committed meanwhile found this busy, and nothing may be committed for long.
+        self._again()
 
     def _tell(self, failure: Failure) -> None:
         if failure.check(Abandoned) is None:

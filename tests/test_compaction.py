@@ -52,6 +52,7 @@ class Site:
     snapshots: Kept = field(factory=Kept)
     slowest: int | None = None
     needed: int | None = None
+    clock: Clock = field(factory=Clock)
 
     def snapshot(self) -> None:
         self.snapshots.kept.append(make(self.database.engine, self.folder / "snapshots"))
@@ -61,7 +62,7 @@ class Site:
             return self.needed
 
         return Compaction(
-            self.database, cast(Snapshots, self.snapshots), as_clock(Clock()),
+            self.database, cast(Snapshots, self.snapshots), as_clock(self.clock),
             (DAY + timedelta(SIZE + 1)).timestamp, lambda seconds: self.slowest, needed, retention,
         )  # fmt: skip
 
@@ -143,6 +144,20 @@ async def test_what_holds_entries(
     site.slowest, site.needed = slowest, needed
     assert await site.compaction(retention).compact() == expected
     assert site.minimum() == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_needed_goes_soon(site: Site) -> None:
+    """Entries that something here had still to read go seconds later, not with the next snapshot."""
+    with_snapshots(site)
+    site.needed = 7
+    compaction = site.compaction(ALL_GOES)
+    compaction.look()
+    assert site.minimum() == 7
+    site.needed = None
+    site.clock.advance(5)
+    assert site.minimum() == SIZE
+    await compaction.stop()
 
 
 @pytest_twisted.ensureDeferred

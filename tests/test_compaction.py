@@ -148,7 +148,7 @@ async def test_what_holds_entries(
 
 @pytest_twisted.ensureDeferred
 async def test_what_was_needed_goes_soon(site: Site) -> None:
-    """Entries that something here had still to read go seconds later, not with the next snapshot."""
+    """Entries that something here had yet to read go seconds later, not at the next snapshot."""
     with_snapshots(site)
     site.needed = 7
     compaction = site.compaction(ALL_GOES)

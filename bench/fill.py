@@ -10,6 +10,7 @@ from attrs import define
 
 from bench.client import (
     Address,
+    Answer,
     BenchError,
     Connection,
     get,
@@ -29,11 +30,12 @@ class Uploader:
     address: Address
     credentials: Mapping[str, str]
 
-    def upload(self, connection: Connection, body: bytes) -> None:
+    def upload(self, connection: Connection, body: bytes) -> Answer:
         """Send one encoded form; raises BenchError unless it is taken."""
         answer = connection.request("POST", f"/{HOSTED}/", upload_headers(self.credentials), body)
         if answer.status not in (200, 201):
             raise BenchError(f"upload answered {answer.status}: {answer.body[:300]!r}")
+        return answer
 
     def upload_all(
         self, files: Iterable[DataFile], connections: int, done: Callable[[], None] | None = None

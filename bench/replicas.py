@@ -1,82 +1,108 @@
 """``python -m bench.replicas``: one primary with many replicas: lag on each, and what they cost.
 
-For each count: uploads one by one to the primary; after each, every replica's page is asked for
-in turn until it has the file. Prints the lag over all replicas, and the primary's memory and CPU.
-Replicas that are asked later have had longer, so the first of a round rotates.
+For each count: uploads to the primary at a steady rate; when one is answered, all replicas are
+asked at once for its page "at that serial or later" (``X-Pymirror-Min``), as a client asks that
+wants to read what it wrote. Each answer's time is a lag. Asking all in a loop instead would take
+the processors from those who are to follow.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import click
 
-from bench.client import Connection, get, is_answering, now, upload_body
+from bench.client import BenchError, Connection, get, is_answering, now, upload_body
 from bench.data import wheel
 from bench.fill import Uploader
 from bench.processes import ProcessGroup
 from bench.pymirror import Pymirror
 from bench.results import percentile
-from bench.subjects import Target, page_path
-from bench.writes import seconds_until
+from bench.subjects import JSON, Target, page_path
 
 _PROJECTS = 10
-_CATCH_UP_SECONDS = 120.0
+_CATCH_UP_SECONDS = 300.0
 
 
-def measure(folder: Path, count: int, uploads: int) -> str:
+def measure(folder: Path, count: int, uploads: int, per_second: float) -> str:
     """One line of the table, for a primary with `count` replicas."""
     group = ProcessGroup(folder)
     system = Pymirror(folder, group, (), "http://upstream.example/simple/")
     try:
         primary = system.start_primary()
-        before = get(primary.address, "/+status").json()["rss_bytes"]
+        before = _rss(primary)
         replicas = [system.start_replica(primary, number) for number in range(count)]
         for replica in replicas:
             ready = partial(is_answering, replica.address, "/+ready")
             replica.process.wait_until(ready, _CATCH_UP_SECONDS)
-        cpu, began = primary.process.cpu_seconds(), now()
-        lags = _lags(system, primary, replicas, uploads)
-        cpu, took = primary.process.cpu_seconds() - cpu, now() - began
-        after = get(primary.address, "/+status").json()["rss_bytes"]
+        cpu = _cpu([primary]), _cpu(replicas)
+        lags = _lags(system, primary, replicas, uploads, per_second)
+        spent = _cpu([primary]) - cpu[0], _cpu(replicas) - cpu[1]
+        after = _rss(primary)
     finally:
         group.end_all()
     return (
         f"{count:3} replicas: lag p50 {1e3 * percentile(lags, 50):6.1f} ms, "
         f"p99 {1e3 * percentile(lags, 99):6.1f} ms (n={len(lags)}); primary "
-        f"{before >> 20} -> {after >> 20} MiB, {1e3 * cpu / uploads:.1f} ms CPU an upload, "
-        f"{uploads / took:.1f} uploads/s"
+        f"{before >> 20} -> {after >> 20} MiB ({(after - before) / count / 1024:.0f} KiB each), "
+        f"{1e3 * spent[0] / uploads:.1f} ms CPU an upload; "
+        f"each replica {1e3 * spent[1] / uploads / count:.1f} ms"
     )
 
 
-def _lags(system: Pymirror, primary: Target, replicas: list[Target], uploads: int) -> list[float]:
+def _rss(target: Target) -> int:
+    found: int = get(target.address, "/+status").json()["rss_bytes"]
+    return found
+
+
+def _cpu(targets: Sequence[Target]) -> float:
+    return sum(target.process.cpu_seconds() for target in targets)
+
+
+def _lags(
+    system: Pymirror, primary: Target, replicas: list[Target], uploads: int, per_second: float
+) -> list[float]:
     uploader = Uploader(primary.address, system.credentials(primary))
+    files = [wheel(f"bench-lag-{n % _PROJECTS}", f"1.{n}") for n in range(uploads)]
     lags: list[float] = []
     with ExitStack() as stack:
         writing = stack.enter_context(Connection(primary.address))
         reading = [stack.enter_context(Connection(r.address)) for r in replicas]
-        for number in range(uploads):
-            project = f"bench-lag-{number % _PROJECTS}"
-            file = wheel(project, f"1.{number}")
-            uploader.upload(writing, upload_body(file))
-            done, first = now(), number % len(reading)
-            for connection in reading[first:] + reading[:first]:
-                seconds_until(connection, page_path(project), file.filename)
-                lags.append(now() - done)
+        pool = stack.enter_context(ThreadPoolExecutor(len(reading)))
+        start = now()
+        for number, file in enumerate(files):
+            time.sleep(max(0.0, start + number / per_second - now()))
+            answer = uploader.upload(writing, upload_body(file))
+            done, serial = now(), answer.headers["x-pymirror-serial"]
+            path = page_path(file.project)
+            shown = partial(_shown_at, path=path, serial=serial, filename=file.filename)
+            lags += [at - done for at in pool.map(shown, reading)]
     return lags
+
+
+def _shown_at(connection: Connection, path: str, serial: str, filename: str) -> float:
+    answer = connection.request("GET", path, {**JSON, "X-Pymirror-Min": serial})
+    at = now()
+    if answer.status != 200 or f'"{filename}"'.encode() not in answer.body:
+        raise BenchError(f"GET {path} at serial {serial} answered {answer.status} without the file")
+    return at
 
 
 @click.command()
 @click.option("--counts", default="1,8", show_default=True, help="How many replicas, each.")
 @click.option("--uploads", default=100, show_default=True, help="Uploads for each count.")
-def main(counts: str, uploads: int) -> None:
+@click.option("--per-second", default=10.0, show_default=True, help="How many uploads a second.")
+def main(counts: str, uploads: int, per_second: float) -> None:
     """Measure the lag of many replicas of one primary, and what they cost it."""
     for count in counts.split(","):
         with tempfile.TemporaryDirectory(prefix="pymirror-bench-") as folder:
-            click.echo(measure(Path(folder), int(count), uploads))
+            click.echo(measure(Path(folder), int(count), uploads, per_second))
 
 
 if __name__ == "__main__":

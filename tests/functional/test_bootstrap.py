@@ -90,13 +90,13 @@ def wait_more(primary: Node, before: list[Any]) -> None:
     eventually(lambda: primary.status()["snapshots"] != before, 20, "one more snapshot")
 
 
-def snapshots_later(primary: Node, count: int) -> list[Built]:
+def snapshots_later(primary: Node, count: int, name: str = "late") -> list[Built]:
     """Upload until so many more snapshots have been made, one after the other."""
     built = []
     for number in range(count):
         before = primary.status()["snapshots"]
         for part in range(4):
-            built.append(wheel(f"late-{number}", f"1.{part}"))
+            built.append(wheel(f"{name}-{number}", f"1.{part}"))
             assert upload(primary, "root/dev", built[-1]).status == 200
         wait_more(primary, before)
     return built
@@ -113,7 +113,7 @@ def test_a_replica_from_before_the_cut(nodes: Cluster) -> None:
     body = b'{"password": "another secret of ann"}'
     made = primary.request("PUT", "/ann", body=body, headers=password)
     assert made.status == 201
-    built += snapshots_later(primary, 1)
+    built += snapshots_later(primary, 1, "later")
     replica.start()
     check_same_roots((primary, replica), seconds=30)
     names = sorted({one.name for one in built})

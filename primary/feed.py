@@ -92,10 +92,15 @@ class Feed:
         try:
             said = orjson.loads(request.content.read())
             position, files_position = int(said["position"]), int(said["files_position"])
+            root = base64.b64decode(said["root"], validate=True)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-            raise InvalidRequest("cosign takes position and files_position") from None
+            raise InvalidRequest("cosign takes position, root and files_position") from None
         if not 0 <= files_position <= position <= self._position.serial:
             raise OtherHistory(f"this log ends at {self._position.serial}")
+        # Who still holds what a promotion left behind must not count for what took its place.
+        if root != await self._root(position):
+            self._acks.forget(node)
+            raise OtherHistory(f"my root of {position} entries is not yours")
         self._acks.cosigned(node, position, files_position)
         return Reply(204)
 
@@ -108,6 +113,7 @@ class Feed:
             return await self._tail(node, request)
         except OtherHistory as error:
             self._followers.refused(node, str(error))
+            self._acks.forget(node)
             raise
         except CancelledError:
             if not self._polls.waits(node):
@@ -168,8 +174,13 @@ class Feed:
     async def _is_ours(self, checkpoint: Checkpoint) -> bool:
         if checkpoint.size > self._position.serial:
             return False
-        at = await self._database.read(lambda c: changelog.frontier(c, checkpoint.size))
-        return at.root == checkpoint.root
+        return await self._root(checkpoint.size) == checkpoint.root
+
+    async def _root(self, size: int) -> bytes:
+        head = self._position.head
+        if size == head.serial:
+            return head.root
+        return (await self._database.read(lambda c: changelog.frontier(c, size))).root
 
     async def _copied(self, request: NodeRequest) -> Reply:
         """A page for an auditor or a backup, who is no replica: at once, and nobody's progress."""

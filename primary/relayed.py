@@ -91,6 +91,7 @@ class Relayed:
         else:
             why = f"what it holds up to {one.position} is not in my log, which ends at {max(roots)}"
             self._followers.refused(one.node, why)
+            self._acks.forget(one.node)
 
     async def _roots(self, sizes: Iterable[int]) -> Mapping[int, str]:
         head = self._position.head

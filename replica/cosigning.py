@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 
 import orjson
@@ -10,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from cluster.errors import LogError
+from cluster.log.merkle import Frontier
 from cluster.protocol import COSIGN_PATH
 from replica.following import Unreachable
 from replica.primary_client import PrimaryClient
@@ -17,17 +19,19 @@ from replica.primary_client import PrimaryClient
 
 @define(eq=False)
 class Cosigner:
-    """Posts (position, files_position) when the files have caught up with entries; the poll tells
-    of the entries themselves. One request at a time, with what holds when it is sent. Behind a
+    """Posts how far the files have come when they have caught up with entries; the poll tells of
+    the entries themselves. One request at a time, with what holds when it is sent. Behind a
     replica, `replica.reporting` does it.
+
+    `facts` are where the log is durable, and up to which serial all files in it are.
     """
 
     _log = Logger()
 
     _client: PrimaryClient
-    _facts: Callable[[], tuple[int, int]]
+    _facts: Callable[[], tuple[Frontier, int]]
     _reachable: Callable[[], bool]
-    _told: tuple[int, int] = (0, 0)
+    _told: int = 0
     _busy: bool = False
     _stopped: bool = False
 
@@ -46,18 +50,20 @@ class Cosigner:
 
     async def _run(self) -> None:
         try:
-            while not self._stopped and self._facts()[1] > self._told[1]:
-                facts = self._facts()
-                await self._send(*facts)
-                self._told = facts
+            while not self._stopped and self._facts()[1] != self._told:
+                at, files_position = self._facts()
+                if files_position > self._told:
+                    await self._send(at, files_position)
+                self._told = files_position
         except (Unreachable, LogError) as error:
             # The next poll carries the same.
             self._log.debug("the primary was not told: {error}", error=str(error))
         finally:
             self._busy = False
 
-    async def _send(self, position: int, files_position: int) -> None:
-        body = orjson.dumps({"position": position, "files_position": files_position})
+    async def _send(self, at: Frontier, files_position: int) -> None:
+        root = base64.b64encode(at.root).decode()
+        body = orjson.dumps({"position": at.size, "root": root, "files_position": files_position})
         headers = self._client.headers("POST", COSIGN_PATH)
         answer = await self._client.ask("POST", COSIGN_PATH, headers, body)
         if answer.status != 204:

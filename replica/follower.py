@@ -79,8 +79,8 @@ class Follower:
     following: Following = field(factory=Following)
     identity: LogIdentity | None = None
     note: bytes | None = None
-    durable: int = 0
-    """Up to which serial all survives a power cut; nobody is told of more."""
+    durable: Frontier = field(factory=Frontier)
+    """What of the log survives a power cut; nobody is told of more."""
     _later: tuple[Start, ...] | None = None
     _had_no_more: bool = False
     _chance: random.Random = field(factory=random.Random)
@@ -181,7 +181,7 @@ class Follower:
 
     async def _take_page(self, trust: Trust, later: Sequence[Start]) -> None:
         at = self.frontier
-        await self._make_durable(at.size)
+        await self._make_durable(at)
         # Only who has everything waits for news: a restarted replica must learn at once that
         # nothing is missing. A replica that we follow may have no more although there is more.
         waits = self.following.state is State.IN_SYNC or self._had_no_more
@@ -207,10 +207,10 @@ class Follower:
         if taken.frontier.size == at.size:
             await self._pause(_EMPTY_PAGE_SECONDS)
 
-    async def _make_durable(self, size: int) -> None:
-        if self.durable != size:
+    async def _make_durable(self, at: Frontier) -> None:
+        if self.durable != at:
             await self._database.make_durable()
-            self.durable = size
+            self.durable = at
 
     async def _start_from_snapshot(self, trust: Trust, later: Sequence[Start]) -> None:
         if self.bootstrap is None or not await self.bootstrap.is_due(self.frontier):

@@ -18,6 +18,7 @@ from cluster import peers
 from cluster.agent import Requester, make_node_agent
 from cluster.durable import write_durably
 from cluster.errors import PymirrorError
+from cluster.log.merkle import Frontier
 from cluster.node import NodeService
 from cluster.options import NodeOptions, NodeSettings, check_url
 from cluster.parts import Parts, open_parts
@@ -173,9 +174,9 @@ class Replica:
         self._cosigner.tell()
         self._reporter.tell()
 
-    def _durable_positions(self) -> tuple[int, int]:
+    def _durable_positions(self) -> tuple[Frontier, int]:
         durable = self.follower.durable
-        return durable, min(durable, self._files.files_position)
+        return durable, min(durable.size, self._files.files_position)
 
     def _web(self) -> ReplicaWeb:
         parts = self.parts

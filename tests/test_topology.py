@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, cast
@@ -21,13 +22,17 @@ from cluster.auth.nodekeys import Admission, NodeKey
 from cluster.auth.nodes import NodeSecret
 from cluster.errors import AuthenticationRequired, InvalidRequest, LoopDetected
 from cluster.log import changelog
+from cluster.log.checkpoint import LogSigner
 from cluster.log.merkle import Frontier, leaf_hash
 from cluster.protocol import LONGEST_CHAIN, REPORTS_PATH
 from cluster.state.nodes import KnownNode
 from cluster.state.position import Head, Position
 from cluster.statements import MOST_AT_ONCE, Statement, decode, encode, make
 from cluster.web.polls import Polls
+from cluster.web.status import LogIdentity
+from cluster.web.tail import OtherHistory
 from primary.acks import Acks
+from primary.feed import Feed
 from primary.followers import Followers
 from primary.relayed import Relayed
 from replica.following import Following, State, Unreachable
@@ -110,6 +115,7 @@ class Map:
     acks: Acks = field(init=False)
     relayed: Relayed = field(init=False)
     polls: Polls = field(init=False)
+    feed: Feed = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         clock = as_clock(self.clock)
@@ -119,6 +125,11 @@ class Map:
         self.relayed = Relayed(
             cast(Any, self.senders), cast(Any, Logged()), position, self.followers, self.acks,
             cast(Any, Open()), self.polls,
+        )  # fmt: skip
+        self.feed = Feed(
+            cast(Any, Logged()), position, LogSigner("log", Ed25519PrivateKey.generate()),
+            cast(Any, self.senders), self.followers, LogIdentity("log", "key"), lambda: SECRET,
+            cast(Any, Open()), self.acks, self.polls,
         )  # fmt: skip
 
     async def take(self, sender: str, *statements: Statement, lost: tuple[str, ...] = ()) -> int:
@@ -213,6 +224,29 @@ async def test_it_counts() -> None:
     row = it.rows()["three"]
     assert (row["via"], row["region"], row["address"]) == (["two", "one"], "eu", None)
     assert (row["position"], row["lag_entries"], row["healthy"]) == (10, 0, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_orphaned_end_is_no_acknowledgement() -> None:
+    """Who holds other entries at these serials than the primary counts for none of them, nor for
+    what it acknowledged before; nor does who is ahead of it."""
+    it = Map()
+
+    async def cosigned(node: str, size: int, root: bytes) -> int:
+        said = {"position": size, "files_position": size, "root": b64encode(root).decode()}
+        request = cast(Any, Asked(node, BytesIO(orjson.dumps(said))))
+        return (await it.feed.cosign(request)).status
+
+    assert await cosigned("one", 10, at(10).root) == 204
+    assert await cosigned("two", 4, at(4).root) == 204
+    assert it.acks.holders(4, with_files=True) == 2
+    for size, root in ((10, at(9).root), (4, at(5).root), (11, at(10).root)):
+        with pytest.raises(OtherHistory):
+            await cosigned("two", size, root)
+    assert it.acks.holders(4, with_files=True) == 1
+    for wrong in (b"", b"[]", b"{}", b'{"position": 1, "files_position": 0, "root": "!"}'):
+        with pytest.raises(InvalidRequest):
+            await it.feed.cosign(cast(Any, Asked("one", BytesIO(wrong))))
 
 
 @pytest_twisted.ensureDeferred

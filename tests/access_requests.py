@@ -143,8 +143,15 @@ def node_file(site: AccessSite, index: str) -> Request:
     return Request("GET", f"/+node/file/{DEMO.sha256}")
 
 
+def node_pull(site: AccessSite, index: str) -> Request:
+    fetched = site.replica.request("GET", f"/{index}/{LINK}", headers=site.keys["root"])
+    assert fetched.status == 200, fetched
+    return Request("GET", f"/+node/pull/{DEMO.sha256}")
+
+
 def cosign(site: AccessSite, index: str) -> Request:
-    return with_json("POST", "/+log/cosign", position=0, files_position=0)
+    root = base64.b64encode(Frontier().root).decode()
+    return with_json("POST", "/+log/cosign", position=0, root=root, files_position=0)
 
 
 def revoke_node(site: AccessSite, index: str) -> Request:
@@ -218,6 +225,8 @@ REQUESTS: dict[str, Recipe] = {
     "GET /+log/epochs": get("/+log/epochs"),
     "GET /+log/note/<size>": note,
     "POST /+log/cosign": cosign,
+    "POST /+log/reports": send("POST", "/+log/reports", reports=[], lost=[]),
+    "POST /+log/evidence": send("POST", "/+log/evidence"),
     "GET /+log/snapshots": get("/+log/snapshots"),
     "POST /+log/snapshots": send("POST", "/+log/snapshots"),
     "GET /+log/snapshot/<serial>/manifest": get("/+log/snapshot/1/manifest"),
@@ -230,6 +239,7 @@ REQUESTS: dict[str, Recipe] = {
     "GET /+nodes/keys": get("/+nodes/keys"),
     "DELETE /+nodes/keys/<node>": revoke_node,
     "GET /+node/file/<sha256>": node_file,
+    "GET /+node/pull/<sha256>": node_pull,
     "GET /+node/projects": get("/+node/projects?index=INDEX"),
     "GET /+node/state": get("/+node/state"),
     "GET /+node/state/<bucket>": get("/+node/state/00"),

@@ -167,7 +167,9 @@ def test_bases_do_not_leak(site: AccessSite, through: str) -> None:
     asked = list(questions(child, secret, newer))
 
     def all_answers(role: str) -> list[tuple[int, dict[str, str], bytes]]:
-        site.replica.wait_serial(site.primary.status()["serial"])
+        serial = site.primary.status()["serial"]
+        site.replica.wait_serial(serial)
+        eventually(lambda: node.status()["search"]["serial"] >= serial, 20, "the search follows")
         return [seen(site.send(node, role, request)) for request in asked]
 
     before = {role: all_answers(role) for role in ("nobody", "other", "uploader")}

@@ -14,13 +14,7 @@ from cluster.errors import NotFound
 from cluster.log import changelog
 from cluster.log.driver import driver
 from cluster.log.epochs import Start
-from cluster.model import (
-    DistributionFile,
-    Index,
-    ProjectPage,
-    ProjectStatus,
-    User,
-)
+from cluster.model import DistributionFile, Index, ProjectPage, ProjectStatus, User
 from cluster.names import IndexName, NormalizedName
 from cluster.state import inherit
 from cluster.state.options import index_from_options
@@ -187,10 +181,20 @@ def project_page(
     """
     reachable = [index for index in chain(connection, start) if may_read(index)]
     sources = [i for i in contributing(connection, start, project) if may_read(i)]
+    page = page_of(connection, reachable, sources, project)
+    if page is None:
+        raise NotFound(f"no project {project!r} on {start.name}")
+    return page
+
+
+def page_of(
+    connection: Connection, reachable: list[Index], sources: list[Index], project: NormalizedName
+) -> ProjectPage | None:
+    """A page by the indexes in reach and those of them that contribute; None if nobody has it."""
     rows = {row.index_name: row for row in _project_rows(connection, reachable, project)}
     present = [rows[i.name] for i in sources if i.name in rows and rows[i.name].present]
     if not present:
-        raise NotFound(f"no project {project!r} on {start.name}")
+        return None
     found: dict[str, DistributionFile] = {}
     bare: set[str] = set()
     for row in present:

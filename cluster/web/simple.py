@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from urllib.parse import quote
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve
 from sqlalchemy import Connection
 
 from cluster.clock import Clock
@@ -29,23 +29,11 @@ from cluster.web.filebody import send_file_at
 from cluster.web.identity import Identity
 from cluster.web.replies import Reply, redirect
 from cluster.web.request import NodeRequest
+from cluster.web.resolved import Resolved, at_once, chain_of, resolve
 from cluster.web.unlogged import UnloggedFiles
 
 MAX_AGE_SECONDS = 60
 """How long clients keep a page: what an upload may take to be seen by pip (standards C1)."""
-
-
-@frozen
-class Resolved:
-    """What a project's page on an index is made of, before mirrors were asked."""
-
-    index: Index
-    chain: list[Index]
-    contributing: list[Index]
-
-    def mirrors(self, may_read: MayRead) -> list[MirrorIndex]:
-        """The mirrors that contribute, as far as they may be read."""
-        return [i for i in self.contributing if isinstance(i, MirrorIndex) and may_read(i)]
 
 
 @define
@@ -84,19 +72,23 @@ class SimplePages:
         if project != name or not request.path.endswith(b"/"):
             return redirect(f"/{quote(index)}/+simple/{project}/")
         format = _format(request)
-        request.as_of = self._position.serial
-        resolved, may_read = await self._readable(request, index, project)
+        request.as_of = read_at = self._position.serial
+        wanted = None if self.cache.get((request.path, format, "")) else format
+        resolved, page = await self._database.read(
+            lambda c: at_once(c, index, project, wanted, read_at)
+        )
+        may_read = await self._reader(request, resolved, project)
         visible = "" if may_read is everyone else _names(resolved.chain, may_read)
         key = (request.path, format, visible)
         mirrors = resolved.mirrors(may_read)
         answers = [(m, await self._mirror.ensure(m, project)) for m in mirrors]
         unlogged = any(answer.unlogged for _, answer in answers)
-        page = None if unlogged else self.cache.get(key)
+        page = None if unlogged else page or self.cache.get(key)
         if page is None:
             page = await self._render(resolved.index, project, format, answers, may_read)
             page.is_private = may_read is not everyone
-            if not unlogged:
-                self.cache.put(key, page)
+        if not unlogged:
+            self.cache.put(key, page)
         self._set_freshness(page, answers)
         return page_reply(request, page)
 
@@ -144,12 +136,17 @@ class SimplePages:
     async def _readable(
         self, request: NodeRequest, index: IndexName, project: NormalizedName
     ) -> tuple[Resolved, MayRead]:
-        resolved = await self._database.read(lambda c: _resolve(c, index, project))
+        resolved = await self._database.read(lambda c: resolve(c, index, project))
+        return resolved, await self._reader(request, resolved, project)
+
+    async def _reader(
+        self, request: NodeRequest, resolved: Resolved, project: NormalizedName
+    ) -> MayRead:
         if is_public(resolved.chain):
-            return resolved, everyone
+            return everyone
         reader = await reader_of(self._identity, request, project)
         reader.require(resolved.index)
-        return resolved, reader
+        return reader
 
     async def _render(
         self,
@@ -193,7 +190,7 @@ class SimplePages:
         if not request.path.endswith(b"/"):
             return redirect(f"/{quote(index)}/+simple/")
         format = _format(request)
-        chain = await self._database.read(lambda c: _chain(c, index))
+        chain = await self._database.read(lambda c: chain_of(c, index))
         visible = None
         if not is_public(chain):
             reader = await reader_of(self._identity, request)
@@ -224,16 +221,6 @@ class SimplePages:
 def _format(request: NodeRequest) -> Format:
     wanted = request.args.get(b"format", [b""])[0].decode("ascii", "replace")
     return choose(request.header("Accept"), wanted or None)
-
-
-def _chain(connection: Connection, name: IndexName) -> list[Index]:
-    return queries.chain(connection, queries.index_or_404(connection, name))
-
-
-def _resolve(connection: Connection, name: IndexName, project: NormalizedName) -> Resolved:
-    index = queries.index_or_404(connection, name)
-    chain = queries.chain(connection, index)
-    return Resolved(index, chain, queries.contributing(connection, index, project))
 
 
 def _age(answers: Iterable[tuple[MirrorIndex, MirrorAnswer]], now: float) -> int | None:

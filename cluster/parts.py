@@ -37,6 +37,7 @@ from cluster.state.database import Database, open_engine
 from cluster.state.directory import Directory
 from cluster.state.position import Head, Position
 from cluster.state.upgrade import bring_up_to_date
+from cluster.state.wal import WriteAheadLog
 from cluster.threads import Threads
 from cluster.upstream.client import UpstreamClient
 from cluster.upstream.credentials import UpstreamCredentials
@@ -219,8 +220,8 @@ class Parts:
         await self.search.stop()
         for pool in self.pools.all():
             pool.stop()
-        self.database.engine.dispose()
-        self.local.engine.dispose()
+        self.database.close()
+        self.local.close()
         self.lock.release()
 
 
@@ -337,9 +338,9 @@ def _open_databases(
         *local_tables,
         durable=False,
     )
-    wal = state_dir / "log.sqlite-wal"
+    wal = None if durable else WriteAheadLog(state_dir / "log.sqlite")
     return (
-        Database(engine, pools.writer, pools.readers, None if durable else wal),
+        Database(engine, pools.writer, pools.readers, wal),
         Database(local, pools.local, pools.local),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any, TypeVar
 from attrs import define
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 
-from cluster.durable import sync_folder
-from cluster.errors import NotDurable
 from cluster.log.driver import driver
+from cluster.state.wal import WriteAheadLog
 from cluster.threads import Runner
 
 T = TypeVar("T")
@@ -72,9 +70,7 @@ class Database:
     engine: Engine
     writer: Runner
     readers: Runner
-    wal: Path | None = None
-    _refused: NotDurable | None = None
-    _synced: int | None = None
+    wal: WriteAheadLog | None = None
 
     async def read(self, question: Callable[[Connection], T]) -> T:
         """Ask a question of one consistent snapshot."""
@@ -97,31 +93,12 @@ class Database:
         return await self.writer.run(do)
 
     async def make_durable(self) -> None:
-        """Wait until all that was committed before survives a power cut; raises NotDurable, and
-        then for ever: a second fsync would succeed although the first one's data is lost.
-        """
-        if self.wal is None:
-            return
-        if self._refused is None:
-            try:
-                self._synced = await self.writer.run(_sync, self.wal, self._synced)
-            except OSError as error:
-                self._refused = NotDurable(
-                    f"{self.wal} cannot be made durable: {error}; mend the disk, then restart"
-                )
-        if self._refused is not None:
-            raise self._refused
+        """Wait until all that was committed before survives a power cut; raises NotDurable."""
+        if self.wal is not None:
+            await self.writer.run(self.wal.sync)
 
-
-def _sync(path: Path, known: int | None) -> int | None:
-    """Sync a write-ahead log, and its name if it is another file than the `known` inode."""
-    try:
-        # SQLite locks the database and its -shm, never the -wal: closing this releases nothing.
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            inode = os.fstat(file.fileno()).st_ino
-    except FileNotFoundError:
-        return None  # SQLite made the database itself durable, and removed it
-    if inode != known:
-        sync_folder(path.parent)
-    return inode
+    def close(self) -> None:
+        """Let the files go; nobody may be using them."""
+        self.engine.dispose()
+        if self.wal is not None:
+            self.wal.close()

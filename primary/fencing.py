@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attrs import define, evolve
+from attrs import define, evolve, field
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from cluster.durable import write_durably
@@ -69,6 +70,11 @@ class Fencing:
     split: Callable[[], None] = lambda: None
     _own: Order | None = None
     _trust: Trust | None = None
+    _written: Fence | None = field(init=False)
+    _writing: DeferredLock = field(factory=DeferredLock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._written = self.fence
 
     def own(self, trust: Trust, order: Order) -> None:
         """This primary owns the log in `order.epoch`, by its key and `start`.
@@ -145,14 +151,31 @@ class Fencing:
         return self._trust is not None and start.is_proven(self._trust)
 
     async def _stop(self, fence: Fence) -> None:
-        before, after = self.fence, self._after(fence)
-        if after == before:
-            return
-        self.fence = after
-        self._log.error("fenced: {message}", message=after.message)
-        self._wake()
-        await self._threads.run(write_durably, self._state_dir / FENCED_FILE, after.encoded())
-        if after.why is Why.SPLIT and (before is None or before.why is not Why.SPLIT):
+        after = self._after(fence)
+        if after != self.fence:
+            self.fence = after
+            self._log.error("fenced: {message}", message=after.message)
+            self._wake()
+        # Klein cancels the answer to a node that left; but a thread goes on, and must end before
+        # the next fence is written.
+        kept: Deferred[None] = Deferred()
+        Deferred.fromCoroutine(self._keep()).chainDeferred(kept)
+        await kept
+
+    async def _keep(self) -> None:
+        """Return when the fence is on disk, also if somebody else has begun to write it."""
+        await self._writing.acquire()
+        try:
+            before, fence = self._written, self.fence
+            if fence is None or fence == before:
+                return
+            data = fence.encoded()
+            await self._threads.run(write_durably, self._state_dir / FENCED_FILE, data)
+            self._written = fence
+        finally:
+            self._writing.release()
+        was = None if before is None else (before.why, before.epoch)
+        if fence.why is Why.SPLIT and was != (fence.why, fence.epoch):
             self.split()
 
     def _after(self, fence: Fence) -> Fence:

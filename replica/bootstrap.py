@@ -18,17 +18,15 @@ from attrs import define, frozen
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.logger import Logger
 
+from cluster.clock import Clock, pause
 from cluster.errors import LogError, UnknownFormat
 from cluster.log.epochs import Start, Trust
 from cluster.log.merkle import Frontier
 from cluster.log.snapshot import (
     CHUNK_LIMIT,
     MANIFEST_LIMIT,
-    Chunk,
     Manifest,
-    is_whole,
     open_manifest,
-    unpack,
 )
 from cluster.protocol import (
     SNAPSHOT_FROM_ENTRIES,
@@ -41,7 +39,14 @@ from cluster.state.database import Database
 from cluster.state.position import Head
 from cluster.threads import Runner
 from replica.following import Diverged, Unreachable
-from replica.loading import Loader, put_in_place, remove_old
+from replica.loading import (
+    Loader,
+    has_chunk,
+    keep_chunk,
+    put_in_place,
+    remove_old,
+    unpacked_chunk,
+)
 from replica.primary_client import Answer, PrimaryClient
 from replica.secretsync import SecretSync
 
@@ -49,6 +54,10 @@ FOLDER: Final = "bootstrap"
 _PARALLEL: Final = 2
 _CHUNK_SECONDS = 120.0
 _LIST_BYTES = 1 << 20
+# To give up means to load all rows again.
+_CHUNK_RETRIES: Final = 2
+_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 60.0
 
 
 @frozen
@@ -67,6 +76,14 @@ class Progress:
     phase: str = "loading"
     chunks: int = 0
     rows: int = 0
+    abandoned: bool = False
+    """Whether nobody waits for this any more: a thread that still works on it is to end."""
+
+    def verified(self, rows: int) -> None:
+        """So many rows more are verified; raises Unreachable when it is abandoned."""
+        if self.abandoned:
+            raise Unreachable("this node is going down")
+        self.rows += rows
 
     def document(self) -> dict[str, Any]:
         """As the status shows it."""
@@ -88,11 +105,11 @@ class Bootstrap:
     _heavy: Runner
     _state_dir: Path
     _secrets: SecretSync
+    _clock: Clock
     progress: Progress | None = None
     _demanded: bool = False
     _extending: Frontier | None = None
     _looked: bool = False
-    _abandoned: bool = False
 
     @property
     def _folder(self) -> Path:
@@ -141,9 +158,6 @@ class Bootstrap:
         """
         try:
             return await self._run(trust, self._extending or at, later)
-        except CancelledError:
-            self._abandoned = True
-            raise
         finally:
             self.progress = None
 
@@ -211,7 +225,7 @@ class Bootstrap:
             "GET", path, self._client.headers(), limit_bytes=limit_bytes, seconds=_CHUNK_SECONDS
         )
         if answer.status == 410:
-            raise Unreachable(f"{self._client.url} does not have that snapshot any more")
+            raise _Gone(f"{self._client.url} does not have that snapshot any more")
         self._client.expect_ok(answer)
         return answer
 
@@ -230,6 +244,7 @@ class Bootstrap:
             await gatherResults(running, consumeErrors=True)
             return await loading
         except FirstError as error:
+            progress.abandoned = True
             _cancel(*running)
             if error.index == 0 and error.subFailure.check(LogError, Diverged):
                 # What was signed does not hold together: perhaps the next one does.
@@ -243,25 +258,41 @@ class Bootstrap:
     ) -> None:
         manifest, total = progress.manifest, len(here)
         for number in numbers:
-            if not await self._heavy.run(_has_chunk, folder, manifest, number):
-                answer = await self._ask(f"{SNAPSHOT_PATH}/{manifest.serial}/{number}", CHUNK_LIMIT)
-                await self._heavy.run(_keep_chunk, folder, manifest, number, answer.body)
+            if not await self._heavy.run(has_chunk, folder, manifest, number):
+                body = await self._chunk(progress, number)
+                await self._heavy.run(keep_chunk, folder, manifest, number, body)
             here[number].callback(None)
             progress.chunks += 1
             if progress.chunks * 10 // total > (progress.chunks - 1) * 10 // total:
                 self._log.info("bootstrapping: {done} of {total} chunks are here",
                                done=progress.chunks, total=total)  # fmt: skip
 
+    async def _chunk(self, progress: Progress, number: int) -> bytes:
+        path = f"{SNAPSHOT_PATH}/{progress.manifest.serial}/{number}"
+        for _ in range(_CHUNK_RETRIES):
+            try:
+                return (await self._ask(path, CHUNK_LIMIT)).body
+            except Unreachable as error:
+                # A request that was cancelled ends so too.
+                if isinstance(error, _Gone) or progress.abandoned:
+                    raise
+                asked = min(error.retry_after_seconds, _LONGEST_RETRY_SECONDS)
+                await pause(self._clock, max(_RETRY_SECONDS, asked))
+        return (await self._ask(path, CHUNK_LIMIT)).body
+
     async def _load(
         self, loader: Loader, folder: Path, progress: Progress, here: list[Deferred[None]],
         trust: Trust, at: Frontier,
     ) -> set[str]:  # fmt: skip
-        await self._heavy.run(loader.open)
         try:
+            await self._heavy.run(loader.open)
             await self._load_all(loader, folder, progress, here)
             progress.phase, progress.rows = "verifying", 0
             self._log.info("bootstrapping: all rows are loaded, comparing their digest")
-            return await self._heavy.run(loader.finish, trust, at, self._tick)
+            return await self._heavy.run(loader.finish, trust, at, progress.verified)
+        except CancelledError:
+            progress.abandoned = True  # before the file is closed: that waits for the thread
+            raise
         finally:
             await self._heavy.run(loader.close)
 
@@ -272,7 +303,7 @@ class Bootstrap:
 
         async def unpacked(number: int) -> bytes:
             await here[number]
-            return await self._heavy.run(_unpacked, folder, chunks[number], number)
+            return await self._heavy.run(unpacked_chunk, folder, chunks[number], number)
 
         # One ahead: the next is decompressed beside SQLite's work, which needs no Python.
         coming = Deferred.fromCoroutine(unpacked(0))
@@ -286,37 +317,12 @@ class Bootstrap:
         finally:
             _cancel(coming)
 
-    def _tick(self, rows: int) -> None:
-        if self._abandoned:
-            raise Unreachable("this node is going down")
-        if self.progress is not None:
-            self.progress.rows += rows
+
+class _Gone(Unreachable):
+    """The snapshot is not there any more: to ask again does not help."""
 
 
 _TABLES = frozenset(table.name for table in schema.TABLES)
-
-
-def _chunk_path(folder: Path, number: int) -> Path:
-    return folder / f"{number:05}"
-
-
-def _has_chunk(folder: Path, manifest: Manifest, number: int) -> bool:
-    try:
-        packed = _chunk_path(folder, number).read_bytes()
-    except FileNotFoundError:
-        return False
-    return is_whole(manifest.chunks[number], packed)
-
-
-def _keep_chunk(folder: Path, manifest: Manifest, number: int, packed: bytes) -> None:
-    if not is_whole(manifest.chunks[number], packed):
-        raise LogError(f"chunk {number} of a snapshot is not what its manifest says")
-    # Not fsynced: what a power cut spoils has another digest then, and is fetched again.
-    _chunk_path(folder, number).write_bytes(packed)
-
-
-def _unpacked(folder: Path, chunk: Chunk, number: int) -> bytes:
-    return unpack(chunk, _chunk_path(folder, number).read_bytes())
 
 
 def _cancel(*running: Deferred[Any]) -> None:

@@ -23,7 +23,7 @@ from cluster.errors import LogError
 from cluster.log import changelog
 from cluster.log.epochs import Trust
 from cluster.log.merkle import Frontier
-from cluster.log.snapshot import LEAVES, Chunk, Manifest, leaves_of
+from cluster.log.snapshot import LEAVES, Chunk, Manifest, is_whole, leaves_of, unpack
 from cluster.state import queries, schema
 from cluster.state.database import open_engine
 from cluster.state.rowstream import insert_rows, state_digest
@@ -42,15 +42,23 @@ class Loader:
     _engine: Engine = field(init=False)
     _connection: Connection = field(init=False)
     _leaves: int = 0
+    _opened: bool = False
+    _closed: bool = False
     # A thread goes on for a while after the Deferred of its work was cancelled.
     _busy: Lock = field(factory=Lock)
 
     def open(self) -> None:
-        """Begin with an empty file, whatever was there."""
+        """Begin with an empty file, whatever was there; not at all once it was closed."""
+        with self._busy:
+            if not self._closed:
+                self._open()
+
+    def _open(self) -> None:
         for suffix in ("", "-wal", "-shm", "-journal"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         self._engine = open_engine(self.path, changelog.metadata, schema.metadata, durable=False)
         self._connection = self._engine.connect()
+        self._opened = True
         for pragma in _PRAGMAS:  # before a transaction begins
             self._connection.connection.driver_connection.execute(f"PRAGMA {pragma}")  # type: ignore[union-attr]
         with self._connection.begin():
@@ -92,8 +100,10 @@ class Loader:
     def close(self) -> None:
         """Let go of the file."""
         with self._busy:
-            self._connection.close()
-            self._engine.dispose()
+            self._closed = True
+            if self._opened:
+                self._connection.close()
+                self._engine.dispose()
 
 
 def _check_epochs(connection: Connection, manifest: Manifest, trust: Trust) -> None:
@@ -109,6 +119,32 @@ def _named_blobs(connection: Connection) -> set[str]:
     passwords = {orjson.loads(body).get("password") for body in bodies}
     named = connection.execute(select(schema.indexes.c.secrets)).scalars()
     return {name for name in (*passwords, *named) if isinstance(name, str)}
+
+
+def _chunk_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:05}"
+
+
+def has_chunk(folder: Path, manifest: Manifest, number: int) -> bool:
+    """Whether a chunk is here, and is what its manifest says."""
+    try:
+        packed = _chunk_path(folder, number).read_bytes()
+    except FileNotFoundError:
+        return False
+    return is_whole(manifest.chunks[number], packed)
+
+
+def keep_chunk(folder: Path, manifest: Manifest, number: int, packed: bytes) -> None:
+    """Keep a chunk that came; raises LogError when it is not what its manifest says."""
+    if not is_whole(manifest.chunks[number], packed):
+        raise LogError(f"chunk {number} of a snapshot is not what its manifest says")
+    # Not fsynced: what a power cut spoils has another digest then, and is fetched again.
+    _chunk_path(folder, number).write_bytes(packed)
+
+
+def unpacked_chunk(folder: Path, chunk: Chunk, number: int) -> bytes:
+    """The content of a chunk that is here; raises LogError."""
+    return unpack(chunk, _chunk_path(folder, number).read_bytes())
 
 
 def put_in_place(loaded: Path, state_dir: Path, engine: Engine) -> None:

@@ -115,8 +115,9 @@ class Replica:
         self._make_file_sync()
         secrets = SecretSync(self._client, parts.blobs, parts.pools.heavy)
         self.bootstrap = Bootstrap(
-            self._client, parts.database, parts.pools.heavy, parts.settings.state_dir, secrets
-        )
+            self._client, parts.database, parts.pools.heavy, parts.settings.state_dir, secrets,
+            parts.reactor,
+        )  # fmt: skip
         self.follower = Follower(
             self._client, parts.database, parts.pools.heavy, parts.position, parts.reactor,
             time.time, parts.settings.state_dir, parts.frontier, self._polling,

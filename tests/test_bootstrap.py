@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import orjson
@@ -12,7 +13,9 @@ import pytest
 import pytest_twisted
 from attrs import define, evolve, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Connection
 from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred
 
 from cluster.agent import make_direct_agent
 from cluster.auth.nodes import NodeSecret
@@ -24,10 +27,12 @@ from cluster.log.epochs import Start
 from cluster.log.merkle import Frontier
 from cluster.log.snapshot import sign_manifest
 from cluster.state.database import Database
-from cluster.threads import Inline
+from cluster.state.rowstream import state_digest
+from cluster.threads import Inline, Runner, Threads
 from primary.snapshotfiles import MANIFEST, Snapshot
 from replica.bootstrap import FOLDER, Bootstrap
 from replica.following import Diverged, Unreachable
+from replica.loading import Loader
 from replica.primary_client import PrimaryClient
 from replica.secretsync import SecretSync
 from tests.fake_primary import SECRET, FakePrimary
@@ -76,6 +81,20 @@ class SnapshotPrimary(FakePrimary):
         return self.snapshot.chunk_path(int(name)).read_bytes()
 
 
+class HastyClock:
+    """Passes at once, and notes how long it was to wait."""
+
+    def __init__(self) -> None:
+        self.delays: list[float] = []
+
+    def seconds(self) -> float:
+        return 0.0
+
+    def callLater(self, delay: float, f: Callable[..., object], *args: object) -> Any:
+        self.delays.append(delay)
+        return reactor.callLater(0, f, *args)
+
+
 @define
 class Site:
     """A replica that has two entries, and a primary with a snapshot at five."""
@@ -85,13 +104,14 @@ class Site:
     database: Database
     client: PrimaryClient
     at: Frontier
+    clock: HastyClock = field(factory=HastyClock)
 
-    def bootstrap(self) -> Bootstrap:
+    def bootstrap(self, heavy: Runner | None = None) -> Bootstrap:
         """As a new process has it, told that nothing else helps."""
         blobs = SecretBlobs(self.folder / "secrets")
         made = Bootstrap(
-            self.client, self.database, Inline(), self.folder,
-            SecretSync(self.client, blobs, Inline()),
+            self.client, self.database, heavy or Inline(), self.folder,
+            SecretSync(self.client, blobs, Inline()), self.clock,
         )  # fmt: skip
         made.demand()
         return made
@@ -219,6 +239,74 @@ async def test_chunks_that_are_here_are_not_asked_for_again(tmp_path: Path) -> N
         it.primary.change = lambda name, data: data
         await it.succeeds()
         assert {"0", last} <= set(it.primary.sent)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lost_chunk_is_asked_for_again(tmp_path: Path) -> None:
+    """A chunk that does not come at first costs a pause, not the rows that are loaded."""
+    async with site(tmp_path) as it:
+        failures = iter([503, 503])
+        it.primary.change = lambda name, data: (
+            next(failures, data) if name == "1" else data  # the third time it comes
+        )
+        await it.succeeds()
+        assert it.clock.delays == [1.0, 1.0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_chunk_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+    """Who no longer has the snapshot is not asked for the same chunk again."""
+    async with site(tmp_path) as it:
+        it.primary.change = lambda name, data: 410 if name == "1" else data
+        await it.refused(Unreachable)
+        assert it.clock.delays == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_ends_the_verifying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is told to end while a digest is made does not wait for all rows; a later
+    attempt is whole."""
+    begun, ends, whole = Deferred[None](), list[Exception](), state_digest
+
+    def long(connection: Connection, tick: Callable[[int], None]) -> str:
+        reactor.callFromThread(begun.callback, None)
+        try:
+            for _ in range(1_000):
+                tick(1)
+                sleep(0.01)
+        except Unreachable as error:
+            ends.append(error)
+            raise
+        return "every row was read"
+
+    threads = Threads(reactor, 2, "verifying")
+    threads.start()
+    try:
+        async with site(tmp_path) as it:
+            bootstrap = it.bootstrap(threads)
+            monkeypatch.setattr("replica.loading.state_digest", long)
+            running = Deferred.fromCoroutine(bootstrap.run(TRUST, it.at, ()))
+            await begun
+            running.cancel()
+            with pytest.raises(CancelledError):
+                await running
+            assert len(ends) == 1
+            monkeypatch.setattr("replica.loading.state_digest", whole)
+            started = await bootstrap.run(TRUST, it.at, ())
+            assert started.frontier == facts(it.database.engine)[1]
+    finally:
+        threads.stop()
+
+
+def test_a_file_that_was_let_go_is_not_opened(tmp_path: Path) -> None:
+    """Whoever closes before a thread comes to open finds nothing open afterwards."""
+    with engine() as source:
+        record_all(source, [START])
+        snapshot = make(source, tmp_path / "snapshots")
+    loader = Loader(tmp_path / "loading.sqlite", snapshot.manifest)
+    loader.close()
+    loader.open()
+    assert not loader.path.exists()
 
 
 @pytest_twisted.ensureDeferred

@@ -275,7 +275,9 @@ class Running:
             self.secret, self.uuid, self.now,
         )  # fmt: skip
         secrets = SecretSync(client, self.blobs, Inline())
-        bootstrap = Bootstrap(client, self.database, Inline(), self.folder, secrets)
+        bootstrap = Bootstrap(
+            client, self.database, Inline(), self.folder, secrets, self.as_clock
+        )  # fmt: skip
         follower = self.follower = Follower(
             client, self.database, Inline(), self.position, self.as_clock, self.now, self.folder,
             frontier, lambda following: self._polling(reporter, following), secrets, bootstrap,

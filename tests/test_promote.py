@@ -39,6 +39,8 @@ class Nodes:
             return Asked(0, {}, "no route to host")
         if f"/+{path}" == FENCE_PATH:
             assert body == {"epoch": 2, "url": None, "begun": False}
+            if node != OLD:
+                return Asked(421, {}, "a replica")
             self.fenced.append(node)
             self.serials[node] += self.meanwhile
             return Asked(200, {}, "")
@@ -132,6 +134,17 @@ def test_written_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (refused.exit_code, epoch(folder)) == (1, 1)
     agreed = promote(folder, Nodes({OLD: 10}, meanwhile=3), monkeypatch, says="y\ny\n")
     assert (agreed.exit_code, epoch(folder)) == (0, 2)
+
+
+def test_a_chain(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The primary is fenced and compared once more also when the replica has followed another
+    replica, and knows the primary from the list of nodes alone."""
+    (folder / peers.URLS_FILE).write_text(f"{NEAR}\n")
+    nodes = Nodes({NEAR: 10, OLD: 10}, meanwhile=3)
+    ran = promote(folder, nodes, monkeypatch, "--yes")
+    assert nodes.fenced == [OLD]
+    assert f"written meanwhile: 3 entries of {OLD} would be lost now" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (1, 1)
 
 
 def test_nothing_more_than_agreed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

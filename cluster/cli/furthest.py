@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import click
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from cluster.cli.asking import NodeAnswers
 from cluster.promotion import NotPossible, Standing
@@ -34,13 +34,17 @@ class Place:
 
 @define
 class Others:
-    """The primary so far (`former`: where it may be) and all other nodes that are known."""
+    """The primary so far (`former`: where it may be) and all other nodes that are known.
+
+    `primaries` are URLs of those that said, when they were looked at, that they own this log.
+    """
 
     _asked: NodeAnswers
     _mine: Standing
     _own: str
     former: list[str]
     known: list[str]
+    primaries: list[str] = field(factory=list, init=False)
 
     def look(self) -> Place | None:
         """Ask everybody, say what would be lost, and return who has most that would be.
@@ -49,7 +53,11 @@ class Others:
         """
         if not self.former:
             click.echo("no primary so far is known: give --former, or nobody can be compared")
-        return self._furthest(self._ask([*self.former, *self.known]), shown_from=0)
+        places = self._ask([*self.former, *self.known])
+        self.primaries = [
+            one.url for one in places if one.role == "primary" and one.log == self._mine.log
+        ]
+        return self._furthest(places, shown_from=0)
 
     def look_again(self, urls: Sequence[str], least: int) -> Place | None:
         """The same, of some nodes alone; only what is more than `least` is said and returned."""

@@ -93,7 +93,9 @@ def promote(
             known = [url for url in known if url not in (outside_url, *urls)]
             others = Others(asked, mine, (state_dir / "uuid").read_text().strip(), urls, known)
             lost = _agree(others.look(), mine, limit)
-            fenced = [url for url in urls if _fence(asked, url, mine.epoch + 1, outside_url)]
+            # What the replica followed need not be the primary: it may be a replica itself.
+            owners = list(dict.fromkeys([*urls, *others.primaries]))
+            fenced = [url for url in owners if _fence(asked, url, mine.epoch + 1, outside_url)]
             _agree_again(others.look_again(fenced, lost), mine, limit)
             everybody = list(dict.fromkeys([*urls, *known]))
             now = own(state_dir, engine, secret, everybody, datetime.now(UTC))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from cluster.errors import LogError, NotFound
 from cluster.log import changelog
 from cluster.log.changes import Change, Entry, Kind, in_parts
 from cluster.log.checkpoint import Checkpoint
+from cluster.log.driver import driver
 from cluster.log.merkle import Frontier, leaf_hash
 from cluster.model import DistributionFile
 from cluster.names import IndexName, NormalizedName
@@ -261,12 +264,28 @@ def test_first_sight_of_a_large_project() -> None:
         Change(Kind.MIRROR_LISTING, {"index": "root/pypi", "added": [5]}),
         Change(Kind.PROJECT_REGISTERED, {"index": ["root"], "project": "foo", "name": "foo"}),
         Change(Kind.EPOCH_STARTED, {"log": [1], "key": {}}),
+        Change(Kind.EPOCH_STARTED, {"log": None, "key": "key"}),
+        Change(Kind.USER_SET, {"user": None, "options": {}}),
+        Change(Kind.PROJECT_STATUS, {"index": "a/b", "project": None, "status": None}),
     ],
 )
 def test_malformed_payloads(change: Change) -> None:
     """A payload that is not of its kind is a LogError, which stops a follower by name."""
     with engine() as of, writing(of) as connection, pytest.raises(LogError, match="malformed"):
         apply(connection, entry(1, change), Touched())
+
+
+NEW_USER = Change(Kind.USER_SET, {"user": "ann", "options": {}})
+NO_TOKEN = Change(Kind.TOKEN_REMOVED, {"token": "t"})
+
+
+@pytest.mark.parametrize("change", [NEW_USER, NO_TOKEN], ids=["by the driver", "by SQLAlchemy"])
+def test_a_closed_database_is_no_entrys_fault(change: Change) -> None:
+    """What cannot be applied because the node is going down is not called malformed."""
+    with engine() as of, of.connect() as connection:
+        driver(connection).close()
+        with pytest.raises((sqlite3.ProgrammingError, DBAPIError), match="closed database"):
+            apply(connection, entry(1, change), Touched())
 
 
 def test_every_kind_is_applied() -> None:

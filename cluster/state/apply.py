@@ -17,7 +17,7 @@ from sqlalchemy.exc import NoResultFound
 from cluster.errors import LogError
 from cluster.log import changelog
 from cluster.log.changes import Entry, Kind
-from cluster.log.driver import WRONG_VALUES
+from cluster.log.driver import WRONG_VALUES, is_closed
 from cluster.names import normalize
 from cluster.state import nodes, releases, schema
 from cluster.state.rows import (
@@ -48,6 +48,8 @@ def apply(connection: Connection, entry: Entry, touched: Touched) -> None:
         else:
             _APPLY[entry.kind](connection, entry, touched)
     except (*_MALFORMED, *WRONG_VALUES) as error:
+        if is_closed(error):
+            raise
         raise LogError(f"entry {entry.serial} ({entry.kind}) is malformed: {error!r}") from error
 
 

@@ -81,6 +81,12 @@ def standing(engine: Engine) -> Standing:
     return Standing(epochs[0].log, epochs[0].key, head.epoch, head.serial, head.root, starts)
 
 
+def root_at(engine: Engine, size: int) -> bytes:
+    """The Merkle root of the first `size` entries (32 bytes); blocking, from any thread."""
+    with engine.begin() as connection:
+        return changelog.frontier(connection, size).root
+
+
 def require_unowned(state_dir: Path, mine: Standing) -> None:
     """Raise NotPossible when this folder's node knows that the next epoch has an owner already.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from click.testing import CliRunner, Result
 from cluster import peers
 from cluster.cli import promote as command
 from cluster.cli.asking import Asked
+from cluster.errors import LogError
+from cluster.log.changes import Change
+from cluster.log.epochs import Start
+from cluster.log.merkle import Frontier, leaf_hash
 from cluster.promotion import FENCE_FILE, FENCED_FILE, opened, standing
 from cluster.protocol import FENCE_PATH
-from tests.fakes import KEY, LOG
-from tests.test_rollback import folder_of
+from tests.fakes import KEY, LOG, entries, user_set
+from tests.test_rollback import folder_of, users
 
-OLD, NEAR, FAR = (f"http://{name}.example" for name in ("old", "near", "far"))
+OLD, NEAR, FAR, SILENT = (f"http://{name}.example" for name in ("old", "near", "far", "silent"))
 
 
 @define
@@ -29,6 +34,8 @@ class Nodes:
     meanwhile: int = 0
     epoch: int = 1
     log: str = LOG
+    logs: dict[str, list[Change]] = field(factory=dict)
+    begun: list[Start] = field(factory=list)
     fenced: list[str] = field(factory=list)
     asked: list[str] = field(factory=list)
 
@@ -38,7 +45,7 @@ class Nodes:
         if node not in self.serials:
             return Asked(0, {}, "no route to host")
         if f"/+{path}" == FENCE_PATH:
-            assert body == {"epoch": 2, "url": None, "begun": False}
+            assert body == {"epoch": self.epoch + 1, "url": None, "begun": False}
             if node != OLD:
                 return Asked(421, {}, "a replica")
             self.fenced.append(node)
@@ -49,7 +56,19 @@ class Nodes:
         return Asked(200, {
             "role": role, "uuid": node, "epoch": self.epoch, "serial": self.serials[node],
             "log_identity": {"log": self.log, "key": KEY},
+            "root": b64encode(self.root_at(node, self.serials[node])).decode(),
         }, "")  # fmt: skip
+
+    def starts(self, url: str) -> list[Start]:
+        """As `NodeAnswers.starts`."""
+        if url.partition("/+")[0] == SILENT:
+            raise LogError("not admitted")
+        return self.begun
+
+    def root_at(self, node: str, size: int) -> bytes:
+        """As `NodeAnswers.root_at`."""
+        changes = self.logs.get(node) or users(self.serials[node])
+        return Frontier().extended(leaf_hash(one.raw) for one in entries(changes[:size])).root
 
 
 @pytest.fixture
@@ -167,6 +186,37 @@ def test_another_log(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = promote(folder, Nodes({NEAR: 99}, epoch=7, log="another"), monkeypatch, "--yes")
     assert f"{NEAR}: replica of another log" in ran.output
     assert ran.exit_code == 0
+
+
+@pytest.mark.parametrize(("common", "serial"), [(6, 10), (6, 8), (9, 47), (1, 10)])
+def test_another_history(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, common: int, serial: int
+) -> None:
+    """What a restored backup was given, and we were not, counts where the two logs parted."""
+    theirs = [*users(common), *(user_set(f"its{number}") for number in range(serial - common))]
+    ran = promote(folder, Nodes({NEAR: serial}, logs={NEAR: theirs}), monkeypatch, "--yes")
+    assert f"{NEAR} has {serial - common} entries that this node lacks" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (1, 1)
+
+
+@pytest.mark.parametrize("serial", [10, 47])
+def test_two_owners(folder: Path, monkeypatch: pytest.MonkeyPatch, serial: int) -> None:
+    """After a split all that the other owner has written since its start would be lost."""
+    promote(folder, Nodes({}), monkeypatch, "--yes")
+    theirs = [*users(7), *(user_set(f"its{number}") for number in range(serial - 7))]
+    nodes = Nodes({OLD: serial}, epoch=2, logs={OLD: theirs}, begun=[Start(2, 8, "", "", "", b"")])
+    ran = promote(folder, nodes, monkeypatch, "--yes")
+    assert f"{OLD}: primary, serial {serial}; {serial - 7} entries would be lost" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (1, 2)
+    agreed = promote(folder, nodes, monkeypatch, "--yes", "--may-lose", f"{serial - 7}")
+    assert (agreed.exit_code, epoch(folder)) == (0, 3)
+
+
+def test_a_history_that_is_not_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a node that does not say which epochs there were only the serials are compared."""
+    ran = promote(folder, Nodes({SILENT: 12}), monkeypatch, "--peer", SILENT, "--yes")
+    assert f"{SILENT}: replica, serial 12; 2 entries would be lost if its log is ours" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (1, 1)
 
 
 def test_an_epoch_that_has_an_owner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from attrs import define, frozen
 from cluster.auth.nodekeys import NodeKey
 from cluster.errors import LogError
 from cluster.log.epochs import Start
-from cluster.protocol import NODE_HEADER, node_token
+from cluster.log.merkle import HASH_SIZE, TILE_WIDTH, frontier_at
+from cluster.protocol import NODE_HEADER, TILE_PATH, node_token
 
 _SECONDS = 10.0
 _LONG_SECONDS = 120.0
@@ -120,6 +121,22 @@ class NodeAnswers:
         if answer.status != 200 or not isinstance(listed, list):
             raise LogError(f"{url} does not say which epochs there were: {answer.message}")
         return [Start.from_json(one) for one in listed]
+
+    def root_at(self, node: str, size: int) -> bytes:
+        """The Merkle root of the first `size` entries of a node's log, from its tiles.
+
+        Raises LogError, NotAdmitted.
+        """
+
+        def tile(level: int, number: int) -> bytes:
+            count = min(TILE_WIDTH, (size >> (8 * level)) - number * TILE_WIDTH)
+            width = "" if count == TILE_WIDTH else f".p/{count}"
+            data = self.read(f"{node}{TILE_PATH}/{level}/{number}{width}")
+            if data is None or len(data) != count * HASH_SIZE:
+                raise LogError(f"{node} does not give the log's tile {level}/{number}")
+            return data
+
+        return frontier_at(size, tile).root
 
 
 def _require_admitted(url: str, error: urllib.error.HTTPError) -> None:

@@ -14,8 +14,7 @@ from urllib.parse import quote, urljoin
 from attrs import define
 
 from cluster.cli.asking import NodeAnswers, NotAdmitted
-from cluster.log.merkle import HASH_SIZE, TILE_WIDTH, frontier_at
-from cluster.protocol import PROJECTS_PATH, STATE_PATH, TILE_PATH
+from cluster.protocol import PROJECTS_PATH, STATE_PATH
 
 Told = Callable[[int, int], None]
 """Hears of progress: how much is done, of how much."""
@@ -85,21 +84,10 @@ def compare_log(pair: Pair, told: Told) -> dict[str, Any]:
         raise Difference([f"the nodes hold different logs: {identities}"])
     (_, short), (node, long) = sorted(statuses, key=lambda one: int(one[1]["serial"]))
     size, behind = int(short["serial"]), int(long["serial"]) - int(short["serial"])
-    if _root_at(pair, node, size) != short["root"]:
+    root = base64.b64encode(pair.asking.root_at(node, size)).decode()
+    if root != short["root"]:
         raise Difference([f"the roots of the first {size} entries differ"])
     return {"entries": size, "entries behind": behind}
-
-
-def _root_at(pair: Pair, node: str, size: int) -> str:
-    def tile(level: int, number: int) -> bytes:
-        count = min(TILE_WIDTH, (size >> (8 * level)) - number * TILE_WIDTH)
-        width = "" if count == TILE_WIDTH else f".p/{count}"
-        data = pair.asking.read(f"{node}{TILE_PATH}/{level}/{number}{width}")
-        if data is None or len(data) != count * HASH_SIZE:
-            raise Trouble(f"{node} does not give the log's tile {level}/{number}")
-        return data
-
-    return base64.b64encode(frontier_at(size, tile).root).decode()
 
 
 def compare_state(pair: Pair, told: Told) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 import click
 from attrs import define, field, frozen
 
 from cluster.cli.asking import NodeAnswers
+from cluster.cli.histories import Histories
+from cluster.errors import LogError
 from cluster.promotion import NotPossible, Standing
 
 _AT_ONCE: Final = 16
@@ -17,7 +20,10 @@ _AT_ONCE: Final = 16
 
 @frozen
 class Place:
-    """What a node says of itself; `epoch` and `serial` are None when it gives no answer."""
+    """What a node says of itself; `epoch` and `serial` are None when it gives no answer.
+
+    `lost` entries of it would be lost; `doubt` says why that is only what the serials tell.
+    """
 
     url: str
     role: str = "node"
@@ -25,11 +31,8 @@ class Place:
     log: str = ""
     epoch: int | None = None
     serial: int | None = None
-
-    def lacks(self, mine: Standing) -> int:
-        """How many entries of its log would be lost if a node with `mine` were promoted."""
-        same = self.log == mine.log and self.epoch == mine.epoch
-        return max(0, self.serial - mine.serial) if same and self.serial is not None else 0
+    lost: int = 0
+    doubt: str = ""
 
 
 @define
@@ -40,11 +43,15 @@ class Others:
     """
 
     _asked: NodeAnswers
-    _mine: Standing
+    _histories: Histories
     _own: str
     former: list[str]
     known: list[str]
     primaries: list[str] = field(factory=list, init=False)
+
+    @property
+    def _mine(self) -> Standing:
+        return self._histories.mine
 
     def look(self) -> Place | None:
         """Ask everybody, say what would be lost, and return who has most that would be.
@@ -62,7 +69,7 @@ class Others:
     def look_again(self, urls: Sequence[str], least: int) -> Place | None:
         """The same, of some nodes alone; only what is more than `least` is said and returned."""
         found = self._furthest(self._ask(urls), shown_from=least + 1)
-        return found if found is not None and found.lacks(self._mine) > least else None
+        return found if found is not None and found.lost > least else None
 
     def _furthest(self, places: Sequence[Place], shown_from: int) -> Place | None:
         mine = self._mine
@@ -73,10 +80,10 @@ class Others:
                     f"{one.url} is in epoch {one.epoch} already, this node in {mine.epoch}: let "
                     "this node follow it first, or promote one that has"
                 )
-            if shown_from <= one.lacks(mine):
+            if shown_from <= one.lost:
                 click.echo(self._line(one))
-        further = [one for one in places if one.lacks(mine)]
-        return max(further, key=lambda one: one.lacks(mine)) if further else None
+        further = [one for one in places if one.lost]
+        return max(further, key=lambda one: one.lost) if further else None
 
     def _line(self, one: Place) -> str:
         mine = self._mine
@@ -84,8 +91,10 @@ class Others:
             return f"{one.url} does not answer: what it has beyond {mine.serial} would be lost"
         if one.log != mine.log:
             return f"{one.url}: {one.role} of another log"
-        lost = one.lacks(mine)
-        return f"{one.url}: {one.role}, serial {one.serial}; {lost} entries would be lost"
+        doubt = f" if its log is ours ({one.doubt})" if one.doubt else ""
+        return (
+            f"{one.url}: {one.role}, serial {one.serial}; {one.lost} entries would be lost{doubt}"
+        )
 
     def _ask(self, urls: Sequence[str]) -> list[Place]:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -102,4 +111,18 @@ class Others:
         if not isinstance(epoch, int) or not isinstance(serial, int):
             return Place(url)
         log = str(identity.get("log", "")) if isinstance(identity, dict) else ""
-        return Place(url, str(said.get("role")), str(said.get("uuid")), log, epoch, serial)
+        lost, doubt = 0, ""
+        if (log, epoch) == (self._mine.log, self._mine.epoch):
+            try:
+                lost = self._histories.lacking(url, serial, _root(said))
+            except LogError as error:
+                lost, doubt = max(0, serial - self._mine.serial), str(error)
+        role, uuid = str(said.get("role")), str(said.get("uuid"))
+        return Place(url, role, uuid, log, epoch, serial, lost, doubt)
+
+
+def _root(said: Mapping[str, Any]) -> bytes | None:
+    try:
+        return base64.b64decode(said.get("root", ""))
+    except (TypeError, ValueError):
+        return None

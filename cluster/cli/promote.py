@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,9 +15,10 @@ from cluster import peers
 from cluster.auth.nodekeys import KEY_FILE, read_key
 from cluster.cli.asking import NodeAnswers
 from cluster.cli.furthest import Others, Place
+from cluster.cli.histories import Histories
 from cluster.errors import PymirrorError
 from cluster.log.epochs import Trust
-from cluster.promotion import NotPossible, Standing, fork_of, opened, require_unowned, standing
+from cluster.promotion import NotPossible, fork_of, opened, require_unowned, root_at, standing
 from cluster.promotion import demote as make_replica
 from cluster.promotion import promote as own
 from cluster.protocol import EPOCHS_PATH, FENCE_PATH, IDENTITY_PATH, identity_proof
@@ -91,12 +93,14 @@ def promote(
             asked = _asking(state_dir, secret)
             known = [url.rstrip("/") for url in peer] + peers.kept(state_dir)
             known = [url for url in known if url not in (outside_url, *urls)]
-            others = Others(asked, mine, (state_dir / "uuid").read_text().strip(), urls, known)
-            lost = _agree(others.look(), mine, limit)
+            own_uuid = (state_dir / "uuid").read_text().strip()
+            histories = Histories(asked, mine, partial(root_at, engine))
+            others = Others(asked, histories, own_uuid, urls, known)
+            lost = _agree(others.look(), limit)
             # What the replica followed need not be the primary: it may be a replica itself.
             owners = list(dict.fromkeys([*urls, *others.primaries]))
             fenced = [url for url in owners if _fence(asked, url, mine.epoch + 1, outside_url)]
-            _agree_again(others.look_again(fenced, lost), mine, limit)
+            _agree_again(others.look_again(fenced, lost), limit)
             everybody = list(dict.fromkeys([*urls, *known]))
             now = own(state_dir, engine, secret, everybody, datetime.now(UTC))
     except PymirrorError as error:
@@ -106,12 +110,12 @@ def promote(
     click.echo("then give its URL to every replica, as one more --primary-url")
 
 
-def _agree(furthest: Place | None, mine: Standing, limit: int | None) -> int:
+def _agree(furthest: Place | None, limit: int | None) -> int:
     """Have the operator agree to what would be lost; how much that is. `limit` instead of asking.
 
     Raises NotPossible.
     """
-    lost = 0 if furthest is None else furthest.lacks(mine)
+    lost = 0 if furthest is None else furthest.lost
     if furthest is None:
         question = "Promote this node?"
     elif furthest.role == "primary":
@@ -133,11 +137,11 @@ def _agree(furthest: Place | None, mine: Standing, limit: int | None) -> int:
     return lost
 
 
-def _agree_again(furthest: Place | None, mine: Standing, limit: int | None) -> None:
+def _agree_again(furthest: Place | None, limit: int | None) -> None:
     """The same for what was written between the comparison and the fencing, if anything was."""
     if furthest is None:
         return
-    lost = furthest.lacks(mine)
+    lost = furthest.lost
     advice = (
         f"{furthest.url} takes no more changes and still gives what it has: start this node as a "
         "replica again until it is in sync, then promote it"

@@ -59,6 +59,10 @@ class Nodes:
             "root": b64encode(self.root_at(node, self.serials[node])).decode(),
         }, "")  # fmt: skip
 
+    def status(self, node: str) -> Asked:
+        """As `NodeAnswers.status`."""
+        return self.ask("GET", node + "/+status")
+
     def starts(self, url: str) -> list[Start]:
         """As `NodeAnswers.starts`."""
         if url.partition("/+")[0] == SILENT:

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from attrs import define, frozen
@@ -19,6 +19,7 @@ from cluster.log.epochs import Start
 from cluster.log.merkle import HASH_SIZE, TILE_WIDTH, frontier_at
 from cluster.protocol import NODE_HEADER, TILE_PATH, node_token
 
+_JSON: Final = "application/json"
 _SECONDS = 10.0
 _LONG_SECONDS = 120.0
 _MOST_BYTES = 4 << 20
@@ -37,6 +38,16 @@ class Asked:
     message: str
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """They would carry the node's token away: an answer with one is taken for an error."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Go nowhere."""
+
+
+_OPENER: Final = urllib.request.build_opener(_NoRedirects)
+
+
 @define
 class NodeAnswers:
     """Asks as the node `uuid`, which knows the cluster's secret, and has a key of its own if it
@@ -53,17 +64,14 @@ class NodeAnswers:
 
     def ask(self, method: str, url: str, body: object = None) -> Asked:
         """One request; what goes wrong is in the answer."""
-        headers = self._headers(method, url, "application/json")
+        headers = self._headers(method, url, _JSON)
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
-        try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
-                return Asked(answer.status, _object(answer.read(_MOST_BYTES)), "")
-        except urllib.error.HTTPError as error:
-            values = _object(error.read(65_536))
-            return Asked(error.code, values, str(values.get("message", error.reason)))
-        except (OSError, ValueError) as error:
-            return Asked(0, {}, str(error))
+        return _asked(urllib.request.Request(url, data, headers, method=method))  # noqa: S310
+
+    def status(self, node: str) -> Asked:
+        """What a node says of itself to anybody: nothing shows yet that it is one of ours."""
+        url = node + "/+status"
+        return _asked(urllib.request.Request(url, headers={"Accept": _JSON}))  # noqa: S310
 
     def read(self, url: str, accept: str = "*/*") -> bytes | None:
         """The body of an answer, None unless it is 200; raises LogError when none comes, and
@@ -71,7 +79,7 @@ class NodeAnswers:
         """
         request = urllib.request.Request(url, headers=self._headers("GET", url, accept))  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=_LONG_SECONDS) as answer:  # noqa: S310
+            with _OPENER.open(request, timeout=_LONG_SECONDS) as answer:
                 body: bytes = answer.read()
                 return body
         except urllib.error.HTTPError as error:
@@ -88,7 +96,7 @@ class NodeAnswers:
         request = urllib.request.Request(url, headers=self._headers("GET", url, "*/*"))  # noqa: S310
         total, size = sha256(), 0
         try:
-            with urllib.request.urlopen(request, timeout=_LONG_SECONDS) as answer:  # noqa: S310
+            with _OPENER.open(request, timeout=_LONG_SECONDS) as answer:
                 while piece := answer.read(1 << 20):
                     total.update(piece)
                     size += len(piece)
@@ -137,6 +145,17 @@ class NodeAnswers:
             return data
 
         return frontier_at(size, tile).root
+
+
+def _asked(request: urllib.request.Request) -> Asked:
+    try:
+        with _OPENER.open(request, timeout=_SECONDS) as answer:
+            return Asked(answer.status, _object(answer.read(_MOST_BYTES)), "")
+    except urllib.error.HTTPError as error:
+        values = _object(error.read(65_536))
+        return Asked(error.code, values, str(values.get("message", error.reason)))
+    except (OSError, ValueError) as error:
+        return Asked(0, {}, str(error))
 
 
 def _require_admitted(url: str, error: urllib.error.HTTPError) -> None:

@@ -105,7 +105,7 @@ class Others:
                 and one.uuid != self._own]  # fmt: skip
 
     def _place(self, url: str) -> Place:
-        answer = self._asked.ask("GET", url + "/+status")
+        answer = self._asked.status(url)
         said = answer.values if answer.status == 200 else {}
         epoch, serial, identity = said.get("epoch"), said.get("serial"), said.get("log_identity")
         if not isinstance(epoch, int) or not isinstance(serial, int):

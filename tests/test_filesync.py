@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest_twisted
 from attrs import define, field
@@ -15,6 +16,7 @@ from cluster.log import changelog
 from cluster.log.changes import Change, Kind
 from cluster.rollback import roll_back
 from cluster.state import queries
+from cluster.threads import Runner
 from replica.filesync import FULL, MOST_AT_ONCE, MOST_BESIDE_CLIENTS, FileSync, keeper
 from tests.fakes import as_clock
 from tests.indexed import DEV, OTHER
@@ -154,6 +156,34 @@ async def test_files_position_stops_before_the_first_gap(tmp_path: Path) -> None
         assert made.sync.files_position == start + 3
         assert made.sync.in_sync is True
         await made.sync.stop()
+
+
+class FullDisk:
+    """A thread whose database can write nothing."""
+
+    async def run(self, f: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+        raise OSError("no space left on device")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_could_not_be_written_is_not_forgotten(tmp_path: Path) -> None:
+    """A file that is lost while the node's own database fails counts as missing once it works
+    again, not only at the hourly look through everything."""
+    async with site(tmp_path) as it:
+        it.start()
+        hosted = it.keeping.hosted
+        name = await it.add(b"data", fetched=False)
+        it.node.log(uploaded("foo", b"data"))
+        it.clock.advance(1)
+        at = it.node.at.serial
+        assert (hosted.missing, hosted.files_position) == (0, at)
+        works, it.local.writer = it.local.writer, cast(Runner, FullDisk())
+        it.store.path(name).unlink()
+        hosted.gone(name)
+        it.clock.advance(1)
+        it.local.writer = works
+        it.pass_time(10)
+        assert (hosted.missing, hosted.files_position) == (1, at - 1)
 
 
 @pytest_twisted.ensureDeferred

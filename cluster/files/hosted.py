@@ -32,9 +32,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from cluster.clock import Clock, Delayed
-from cluster.files.hostedrows import BATCH, SOURCES, Named, named_since, page
+from cluster.files.hostedrows import BATCH, SOURCES, Named, Row, named_since, page, upsert
 from cluster.files.store import FileStore
-from cluster.log.driver import driver
 from cluster.state.database import Database
 from cluster.state.position import Head, Position
 from cluster.state.rows import Touched
@@ -58,14 +57,6 @@ table = Table(
     Index("hosted_files_missing", "serial", "kept", sqlite_where=text("here = 0")),
 )
 
-
-# Straight to the driver: this is done for every file that is ever uploaded.
-_UPSERT: Final = """INSERT INTO hosted_files
-(sha256, filename, size, serial, kept, here, tries, retry_at, generation)
-VALUES (?, ?, ?, ?, ?, ?, 0, 0.0, ?) ON CONFLICT (sha256) DO UPDATE SET
-serial = min(serial, excluded.serial),
-kept = max(excluded.kept, CASE WHEN generation = excluded.generation THEN kept ELSE 0 END),
-here = excluded.here, generation = excluded.generation"""
 # Made once: making a statement takes longer than running it.
 _NOTE: Final = (
     update(table).where(table.c.sha256 == bindparam("name")).values(here=bindparam("is_here"))
@@ -260,6 +251,14 @@ class HostedFiles:
     async def _noted(self, named: Sequence[Named]) -> int | None:
         """Write what was found, and count; the first serial of which a file is missing."""
         changes, self._changes = self._changes, {}
+        try:
+            return await self._write(named, changes)
+        except Exception:
+            # The next look writes them: a file that is gone must not count as one that is here.
+            self._changes = {**changes, **self._changes}
+            raise
+
+    async def _write(self, named: Sequence[Named], changes: dict[str, int]) -> int | None:
         while len(named) > BATCH:
             await self._put(named[:BATCH])
             named = named[BATCH:]
@@ -268,7 +267,7 @@ class HostedFiles:
         counts = counts or now >= self._counted_at + _COUNT_SECONDS
 
         def work(connection: Connection) -> tuple[Any, int | None]:
-            _upsert(connection, rows, self._store.is_here)
+            upsert(connection, rows, self._store.is_here)
             _note(connection, changes)
             if not counts:
                 return None, connection.execute(_FIRST_MISSING).scalar()
@@ -303,22 +302,14 @@ class HostedFiles:
         # disk and the row would be missed otherwise.
         for at in range(0, len(named), BATCH):
             rows = self._rows(named[at : at + BATCH])
-            await self.local.write(partial(_upsert, rows=rows, is_here=self._store.is_here))
+            await self.local.write(partial(upsert, rows=rows, is_here=self._store.is_here))
 
-    def _rows(self, named: Sequence[Named]) -> list[_Row]:
+    def _rows(self, named: Sequence[Named]) -> list[Row]:
         kept = {index: int(self.keeps(index)) for index in {each.index for each in named}}
         return [
             (each.sha256, each.filename, each.size, each.serial, kept[each.index], self._generation)
             for each in named
         ]
-
-
-_Row = tuple[str, str, int | None, int, int, int]
-
-
-def _upsert(connection: Connection, rows: list[_Row], is_here: Callable[[str], bool]) -> None:
-    looked = [(*row[:5], is_here(row[0]), row[5]) for row in rows]
-    driver(connection).executemany(_UPSERT, looked)
 
 
 def _note(connection: Connection, changes: dict[str, int]) -> None:

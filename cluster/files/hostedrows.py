@@ -1,8 +1,10 @@
-"""What the state says of the files that hosted indexes hold: all, or those since a serial."""
+"""What the state says of the files that hosted indexes hold, all or those since a serial, and how
+it is noted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import orjson
@@ -127,3 +129,21 @@ def _at(connection: Connection, since: int, index: str, project: str | None) -> 
         sql, where = (of_index, ()) if project is None else (of_project, (project,))
         for filename, body, serial in database.execute(sql, (index, since, *where)):
             yield from _named(source.table, index, filename, body, serial)
+
+
+Row = tuple[str, str, int | None, int, int, int]
+"""Of a file: sha256, name, size, serial, whether it is kept, and the generation of the look."""
+
+# Straight to the driver: this is done for every file that is ever uploaded.
+_UPSERT: Final = """INSERT INTO hosted_files
+(sha256, filename, size, serial, kept, here, tries, retry_at, generation)
+VALUES (?, ?, ?, ?, ?, ?, 0, 0.0, ?) ON CONFLICT (sha256) DO UPDATE SET
+serial = min(serial, excluded.serial),
+kept = max(excluded.kept, CASE WHEN generation = excluded.generation THEN kept ELSE 0 END),
+here = excluded.here, generation = excluded.generation"""
+
+
+def upsert(connection: Connection, rows: list[Row], is_here: Callable[[str], bool]) -> None:
+    """Note files, and whether they are here, in the table of `cluster.files.hosted`."""
+    looked = [(*row[:5], is_here(row[0]), row[5]) for row in rows]
+    driver(connection).executemany(_UPSERT, looked)

@@ -132,8 +132,8 @@ class ToFence:
 
 
 def read_left(state_dir: Path) -> list[str]:
-    """The URLs of nodes that must still be told; blocking."""
+    """The URLs of nodes that must still be told, each once; blocking."""
     try:
-        return (state_dir / FENCE_FILE).read_text().split()
+        return list(dict.fromkeys((state_dir / FENCE_FILE).read_text().split()))
     except FileNotFoundError:
         return []

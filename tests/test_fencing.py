@@ -10,9 +10,11 @@ import pytest
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 
+from cluster.promotion import FENCE_FILE
 from cluster.threads import Runner
 from primary.fence import Order
 from primary.fencing import Fencing, Superseded, read_fence
+from primary.tofence import read_left
 
 
 @define
@@ -130,3 +132,10 @@ def test_a_split_whose_first_write_failed(primary: Primary) -> None:
     primary.threads.work()
     primary.order(1, rival)
     assert primary.splits == ["told"]
+
+
+def test_a_node_that_is_named_twice(tmp_path: Path) -> None:
+    """It is told once: the second would be left when it has heard it."""
+    urls = ["http://one.example", "http://other.example"]
+    (tmp_path / FENCE_FILE).write_text("".join(f"{url}\n" for url in [*urls, *urls]))
+    assert read_left(tmp_path) == urls

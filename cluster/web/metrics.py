@@ -71,7 +71,9 @@ class Metrics:
             yield from self._replicas(self._status["replicas"])
         if "fenced" in self._status:
             is_fenced = self._status["fenced"] is not None
-            yield _gauge("fenced", "1 if another primary owns the log.", is_fenced)
+            yield _gauge(
+                "fenced", "1 if it takes no writes: replaced, split or restored.", is_fenced
+            )
         if "triggers" in self._status:
             pending = sum(one["pending"] for one in self._status["triggers"])
             yield _gauge("triggers_pending", "Events that are not delivered yet.", pending)

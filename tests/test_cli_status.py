@@ -53,6 +53,20 @@ def following(**more: Any) -> dict[str, Any]:
             "follower": follower, "in_sync": {"files": False, "files_missing": 2}}  # fmt: skip
 
 
+def test_bootstrap() -> None:
+    """A replica that starts from a snapshot is shown with how far it is."""
+    loading = {"serial": 900_000, "phase": "loading", "chunks": 7, "chunks_total": 20,
+               "rows": 123_456, "rows_total": 1_000_000}  # fmt: skip
+    seen = Seen({**following(state="bootstrapping"), "bootstrap": loading}, None, [])
+    console = Console(file=StringIO(), width=200)
+    console.print(draw("http://r.example", seen))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "snapshot 900000: chunks" in shown
+    assert "7 of 20" in shown
+    assert "loading: rows" in shown
+    assert "123,456 of 1,000,000" in shown
+
+
 def test_healthy() -> None:
     """Nodes without trouble have no problems; errors that are over, and warnings, are none."""
     over = upstream(last_error="was down", last_error_at=THEN)

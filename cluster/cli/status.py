@@ -14,6 +14,7 @@ from attrs import asdict, frozen
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -139,7 +140,7 @@ def draw(url: str, seen: Seen) -> Group:
             f"[bold]{escape(url)}[/]  log {str(identity.get('log', '?'))[:8]}  "
             f"epoch {top.get('epoch')}  serial {top.get('serial')}  root {_root(top)}"
         ))  # fmt: skip
-        parts += [_nodes(seen.status, seen.primary), *_upstreams(top)]
+        parts += [_nodes(seen.status, seen.primary), *_bootstrap(seen.status), *_upstreams(top)]
         warnings = dict.fromkeys([*top.get("warnings", []), *seen.status.get("warnings", [])])
         parts += [Text(f"warning: {warning}", style="yellow") for warning in warnings]
     for problem in seen.problems:
@@ -175,6 +176,21 @@ def _nodes(status: Mapping[str, Any], primary: Mapping[str, Any] | None) -> Tabl
             str(status.get("version")),
         )  # fmt: skip
     return table
+
+
+def _bootstrap(status: Mapping[str, Any]) -> list[Any]:
+    """How far a replica is that starts from a snapshot, as two bars."""
+    of = status.get("bootstrap")
+    if not isinstance(of, dict):
+        return []
+    grid = Table.grid(padding=(0, 1))
+    for what, done, total in (
+        (f"snapshot {of.get('serial')}: chunks", of.get("chunks"), of.get("chunks_total")),
+        (f"{of.get('phase')}: rows", of.get("rows"), of.get("rows_total")),
+    ):
+        bar = ProgressBar(total=total or 1, completed=done or 0, width=40)
+        grid.add_row(what, bar, f"{done or 0:,} of {total or 0:,}")
+    return [grid]
 
 
 def _replica(one: Mapping[str, Any], names: Mapping[Any, str]) -> list[Any]:

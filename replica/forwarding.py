@@ -51,6 +51,7 @@ _PASSED_BACK = (
     PRIMARY_HEADER,
     SERIAL_HEADER,
     POSITION_HEADER,
+    "X-PyPI-Last-Serial",
 )
 
 

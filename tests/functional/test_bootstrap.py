@@ -87,7 +87,7 @@ def cluster_with_a_cut_log(nodes: Cluster) -> tuple[Node, Node, list[Built]]:
 
 
 def wait_more(primary: Node, before: list[Any]) -> None:
-    eventually(lambda: primary.status()["snapshots"] != before, 20, "one more snapshot")
+    eventually(lambda: primary.status()["snapshots"] != before, 90, "one more snapshot")
 
 
 def snapshots_later(primary: Node, count: int, name: str = "late") -> list[Built]:

@@ -137,7 +137,7 @@ def test_a_full_replica_has_everything(nodes: Cluster) -> None:
     for one in built:
         assert stored(full, one.sha256).exists()
     wait_for_siblings(lazy, 1)
-    assert lazy.status()["in_sync"]["files_missing"] > 0
+    eventually(lambda: lazy.status()["in_sync"]["files_missing"], 20, "the lazy one lacks files")
     urls = [wait_visible(lazy, "root/dev", one, 10) for one in built]
     primary.kill()
     for one, url in zip(built, urls, strict=True):

@@ -21,6 +21,7 @@ from tests.functional.devpi.servers import (
     unique,
 )
 from tests.installers import pip_install, run, uv_install
+from tests.processes import eventually
 
 pytestmark = pytest.mark.functional
 
@@ -178,8 +179,16 @@ def test_pip_search(server: Server, dev: str, name: str, ours: None) -> None:
     command = [
         sys.executable, "-m", "pip", "--isolated", "search", "--index", f"{server.url}/{dev}", name
     ]  # fmt: skip
-    output = run(*command)
+    # The search follows the uploads half a second behind; until then pip ends with 23.
+    output = eventually(lambda: _found(command), 30, "the search follows")
     assert f"{name} (1.0)" in output
+
+
+def _found(command: list[str]) -> str | None:
+    try:
+        return run(*command)
+    except AssertionError:
+        return None
 
 
 def test_pip_download_by_hash(server: Server, dev: str, name: str, tmp_path: Path) -> None:

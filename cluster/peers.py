@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -17,6 +18,17 @@ NODES_FILE: Final = "nodes.json"
 URLS_FILE: Final = "primary-urls"
 """URLs that the replica was given to follow, one a line."""
 _MOST = 1_000
+
+
+def is_url(text: str) -> bool:
+    """Whether a node can be asked there at all: an http(s) URL of a host, and maybe a port."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port  # raises ValueError for what is no port
+    except ValueError:
+        return False
+    plain = text.isascii() and text.isprintable() and " " not in text and "@" not in parts.netloc
+    return plain and parts.scheme in ("http", "https") and bool(host) and port != 0
 
 
 def urls_of(nodes: Iterable[Mapping[str, Any]], own: str) -> list[str]:

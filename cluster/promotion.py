@@ -35,6 +35,8 @@ IDENTITY_FILE: Final = "log-identity"
 FENCED_FILE: Final = "fenced"
 FENCE_FILE: Final = "to-fence"
 """URLs of the nodes that must still be told who owns the log; one a line."""
+NO_PRIMARY: Final = (404, 405, 421)
+"""What is answered to an order to stop writing where no primary of ours listens."""
 
 
 class NotPossible(PymirrorError):

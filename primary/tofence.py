@@ -21,7 +21,7 @@ from cluster.auth.nodes import NodeSecret
 from cluster.clock import Clock, bounded, pause
 from cluster.durable import write_durably
 from cluster.errors import InvalidRequest
-from cluster.promotion import FENCE_FILE
+from cluster.promotion import FENCE_FILE, NO_PRIMARY
 from cluster.protocol import FENCE_PATH, NODE_HEADER
 from cluster.threads import Runner
 from cluster.upstream.client import drop, explain, read_body
@@ -105,8 +105,7 @@ class ToFence:
         except Exception as error:
             self._log.debug("cannot fence {url} yet: {why}", url=url, why=explain(error))
             return False
-        # 404, 405, 421: what listens there is no primary of ours.
-        return status in (200, 404, 405, 421)
+        return status == 200 or status in NO_PRIMARY
 
     async def _heard(self, url: str, body: bytes) -> None:
         """What another primary says of the owner counts as far as it is proven."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Thread
 
 import pytest
 from attrs import define, field
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from cluster.auth.nodekeys import NodeKey
 from cluster.cli.asking import NodeAnswers
 from cluster.cli.furthest import Others
 from cluster.cli.histories import Histories
@@ -85,6 +88,44 @@ def test_redirects_are_not_followed(servers: tuple[Server, Server]) -> None:
         asking().starts(first.url + EPOCHS_PATH)
     assert len(first.heard) == 5
     assert second.heard == []
+
+
+class NoHttp(StreamRequestHandler):
+    """Reads a question, and says what is no answer to it."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"220 mail.example ESMTP\r\n")
+
+
+def test_no_http_is_no_answer() -> None:
+    """What listens there may be anything: it is as if it did not answer."""
+    with ThreadingTCPServer(("127.0.0.1", 0), NoHttp) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = "http://{}:{}".format(*server.server_address)
+        said = asking().status(url)
+        assert (said.status, said.values) == (0, {})
+        assert "220 mail" in said.message
+        assert asking().digest(url + "/a-file") == (None, 0)
+        with pytest.raises(LogError, match="220 mail"):
+            asking().root_at(url, 3)
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "a.example", "http://", "http://[::1", "http://a:b", "file:///", "http://u:p@a",
+            "http://a b"],
+)  # fmt: skip
+def test_what_is_no_url(url: str) -> None:
+    """It is not asked; least of all a file is read."""
+    key = NodeKey(Ed25519PrivateKey.generate())
+    for some in (asking(), NodeAnswers(None, "a node", lambda: 1_700_000_000.0, key)):
+        assert some.status(url).status == 0
+        said = some.ask("POST", url + "/+node/fence", {})
+        assert (said.status, "URL" in said.message) == (0, True)
+        assert some.digest(url + "/a-file") == (None, 0)
+        with pytest.raises(LogError):
+            some.read(url + "/a-file")
 
 
 def test_a_place_is_asked_as_anybody(servers: tuple[Server, Server]) -> None:

@@ -223,6 +223,34 @@ def test_a_history_that_is_not_told(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert (ran.exit_code, epoch(folder)) == (1, 1)
 
 
+def test_what_is_no_url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option with it is refused before anything is asked; in the folder's own lists it is said,
+    and nobody is told later under it."""
+    for option in ("--peer", "--former"):
+        for wrong in ("far.example:3141", "http://", "http://far.example:port", "file:///etc"):
+            nodes = Nodes({OLD: 10})
+            ran = promote(folder, nodes, monkeypatch, option, wrong, "--yes")
+            assert (ran.exit_code, nodes.asked) == (2, []), ran.output
+            assert f"{option} must be a URL" in ran.output
+    peers.keep(folder, ["http://[near", OLD, NEAR])
+    ran = promote(folder, Nodes({OLD: 10, NEAR: 10}), monkeypatch, "--yes")
+    assert "'http://[near' in the state folder is no URL: that node is not asked" in ran.output
+    assert (ran.exit_code, epoch(folder)) == (0, 2)
+    assert (folder / FENCE_FILE).read_text().split() == [OLD, NEAR]
+
+
+def test_only_a_primary_is_fenced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of who was followed and is a replica nothing else is said; of who does not answer, that it
+    is fenced later if it is a primary."""
+    (folder / peers.URLS_FILE).write_text(f"{NEAR}\n{FAR}\n")
+    ran = promote(folder, Nodes({NEAR: 10, OLD: 10}), monkeypatch, "--yes")
+    said = ran.output.splitlines()
+    assert f"{NEAR}: no primary, so it is not fenced" in said
+    assert f"{FAR}: not fenced (no route to host); later, if it is a primary" in said
+    assert f"{OLD}: fenced" in said
+    assert ran.exit_code == 0
+
+
 def test_an_epoch_that_has_an_owner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An old primary that was replaced is not promoted to the epoch of its successor; one that
     was only about to be replaced is."""

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,12 +18,15 @@ from cluster.auth.nodekeys import NodeKey
 from cluster.errors import LogError
 from cluster.log.epochs import Start
 from cluster.log.merkle import HASH_SIZE, TILE_WIDTH, frontier_at
+from cluster.peers import is_url
 from cluster.protocol import NODE_HEADER, TILE_PATH, node_token
 
 _JSON: Final = "application/json"
 _SECONDS = 10.0
 _LONG_SECONDS = 120.0
 _MOST_BYTES = 4 << 20
+_NO_ANSWER: Final = (OSError, ValueError, HTTPException)
+"""What comes instead of an answer: no connection, no URL of a node, no HTTP."""
 
 
 class NotAdmitted(LogError):
@@ -64,28 +68,26 @@ class NodeAnswers:
 
     def ask(self, method: str, url: str, body: object = None) -> Asked:
         """One request; what goes wrong is in the answer."""
-        headers = self._headers(method, url, _JSON)
         data = None if body is None else json.dumps(body).encode()
-        return _asked(urllib.request.Request(url, data, headers, method=method))  # noqa: S310
+        return _asked(lambda: _request(method, url, self._headers(method, url, _JSON), data))
 
     def status(self, node: str) -> Asked:
         """What a node says of itself to anybody: nothing shows yet that it is one of ours."""
-        url = node + "/+status"
-        return _asked(urllib.request.Request(url, headers={"Accept": _JSON}))  # noqa: S310
+        return _asked(lambda: _request("GET", node + "/+status", {"Accept": _JSON}))
 
     def read(self, url: str, accept: str = "*/*") -> bytes | None:
         """The body of an answer, None unless it is 200; raises LogError when none comes, and
         NotAdmitted when nodes take us for none.
         """
-        request = urllib.request.Request(url, headers=self._headers("GET", url, accept))  # noqa: S310
         try:
+            request = _request("GET", url, self._headers("GET", url, accept))
             with _OPENER.open(request, timeout=_LONG_SECONDS) as answer:
                 body: bytes = answer.read()
                 return body
         except urllib.error.HTTPError as error:
             _require_admitted(url, error)
             return None
-        except (OSError, ValueError) as error:
+        except _NO_ANSWER as error:
             raise LogError(f"{url}: {error}") from None
 
     def digest(self, url: str) -> tuple[str | None, int]:
@@ -93,9 +95,9 @@ class NodeAnswers:
 
         Raises NotAdmitted.
         """
-        request = urllib.request.Request(url, headers=self._headers("GET", url, "*/*"))  # noqa: S310
         total, size = sha256(), 0
         try:
+            request = _request("GET", url, self._headers("GET", url, "*/*"))
             with _OPENER.open(request, timeout=_LONG_SECONDS) as answer:
                 while piece := answer.read(1 << 20):
                     total.update(piece)
@@ -103,7 +105,7 @@ class NodeAnswers:
         except urllib.error.HTTPError as error:
             _require_admitted(url, error)
             return None, size
-        except (OSError, ValueError):
+        except _NO_ANSWER:
             return None, size
         return total.hexdigest(), size
 
@@ -147,20 +149,36 @@ class NodeAnswers:
         return frontier_at(size, tile).root
 
 
-def _asked(request: urllib.request.Request) -> Asked:
+def _request(
+    method: str, url: str, headers: dict[str, str], data: bytes | None = None
+) -> urllib.request.Request:
+    """Raises ValueError for what is no URL of a node, such as that of a file."""
+    if not is_url(url):
+        raise ValueError(f"{url!r} is not a URL such as http://host:3141")
+    return urllib.request.Request(url, data, headers, method=method)  # noqa: S310
+
+
+def _asked(request: Callable[[], urllib.request.Request]) -> Asked:
     try:
-        with _OPENER.open(request, timeout=_SECONDS) as answer:
+        with _OPENER.open(request(), timeout=_SECONDS) as answer:
             return Asked(answer.status, _object(answer.read(_MOST_BYTES)), "")
     except urllib.error.HTTPError as error:
-        values = _object(error.read(65_536))
+        values = _object(_beginning(error, 65_536))
         return Asked(error.code, values, str(values.get("message", error.reason)))
-    except (OSError, ValueError) as error:
-        return Asked(0, {}, str(error))
+    except _NO_ANSWER as error:
+        return Asked(0, {}, f"{error}" or type(error).__name__)
+
+
+def _beginning(error: urllib.error.HTTPError, most: int) -> bytes:
+    try:
+        return error.read(most)
+    except _NO_ANSWER:
+        return b""
 
 
 def _require_admitted(url: str, error: urllib.error.HTTPError) -> None:
     if error.code == HTTPStatus.UNAUTHORIZED:
-        said = error.read(300).decode("utf-8", "replace").strip()
+        said = _beginning(error, 300).decode("utf-8", "replace").strip()
         raise NotAdmitted(f"{url} answers {error.code}: {said}") from None
 
 

@@ -108,7 +108,7 @@ class Others:
         answer = self._asked.status(url)
         said = answer.values if answer.status == 200 else {}
         epoch, serial, identity = said.get("epoch"), said.get("serial"), said.get("log_identity")
-        if not isinstance(epoch, int) or not isinstance(serial, int):
+        if not isinstance(epoch, int) or not isinstance(serial, int) or serial < 0:
             return Place(url)
         log = str(identity.get("log", "")) if isinstance(identity, dict) else ""
         lost, doubt = 0, ""

@@ -18,7 +18,15 @@ from cluster.cli.furthest import Others, Place
 from cluster.cli.histories import Histories
 from cluster.errors import PymirrorError
 from cluster.log.epochs import Trust
-from cluster.promotion import NotPossible, fork_of, opened, require_unowned, root_at, standing
+from cluster.promotion import (
+    NO_PRIMARY,
+    NotPossible,
+    fork_of,
+    opened,
+    require_unowned,
+    root_at,
+    standing,
+)
 from cluster.promotion import demote as make_replica
 from cluster.promotion import promote as own
 from cluster.protocol import EPOCHS_PATH, FENCE_PATH, IDENTITY_PATH, identity_proof
@@ -84,14 +92,14 @@ def promote(
     pymirror-primary`, with its secret file.
     """
     secret, limit = _secret(state_dir, secret_file), may_lose if yes else None
-    urls = [url.rstrip("/") for url in former] or peers.followed(state_dir)
+    urls = _given("--former", former) or _usable(peers.followed(state_dir))
+    known = _given("--peer", peer) + _usable(peers.kept(state_dir))
     try:
         with opened(state_dir) as engine:
             mine = standing(engine)
             require_unowned(state_dir, mine)
             click.echo(f"this node: epoch {mine.epoch}, serial {mine.serial}")
             asked = _asking(state_dir, secret)
-            known = [url.rstrip("/") for url in peer] + peers.kept(state_dir)
             known = [url for url in known if url not in (outside_url, *urls)]
             own_uuid = (state_dir / "uuid").read_text().strip()
             histories = Histories(asked, mine, partial(root_at, engine))
@@ -108,6 +116,22 @@ def promote(
     click.echo(f"promoted: epoch {now.epoch} begins with serial {now.serial}")
     click.echo(f"start it:  twistd pymirror-primary --state-dir {state_dir} …")
     click.echo("then give its URL to every replica, as one more --primary-url")
+
+
+def _given(option: str, urls: tuple[str, ...]) -> list[str]:
+    """The URLs that an option was given; raises UsageError."""
+    for url in urls:
+        if not peers.is_url(url):
+            raise click.UsageError(f"{option} must be a URL such as http://host:3141, not {url!r}")
+    return [url.rstrip("/") for url in urls]
+
+
+def _usable(urls: list[str]) -> list[str]:
+    """Those of the folder that can be asked; of the others it is said that they are not."""
+    for url in urls:
+        if not peers.is_url(url):
+            click.echo(f"{url!r} in the state folder is no URL: that node is not asked", err=True)
+    return [url.rstrip("/") for url in urls if peers.is_url(url)]
 
 
 def _agree(furthest: Place | None, limit: int | None) -> int:
@@ -157,9 +181,15 @@ def _fence(asked: NodeAnswers, url: str, epoch: int, outside_url: str | None) ->
     """Order a primary to stop writing; whether it has."""
     # The epoch has not begun: its replicas may still take from it what they lack.
     body = {"epoch": epoch, "url": outside_url, "begun": False}
-    done = asked.ask("POST", url + FENCE_PATH, body).status == 200
-    click.echo(f"{url}: {'fenced' if done else 'will be fenced later'}")
-    return done
+    answer = asked.ask("POST", url + FENCE_PATH, body)
+    if answer.status in NO_PRIMARY:
+        click.echo(f"{url}: no primary, so it is not fenced")
+    elif answer.status != 200:
+        # Whatever it is: who starts as the primary tells it until it answers.
+        click.echo(f"{url}: not fenced ({answer.message}); later, if it is a primary")
+    else:
+        click.echo(f"{url}: fenced")
+    return answer.status == 200
 
 
 @click.command()

@@ -15,7 +15,7 @@ from sqlalchemy import MetaData
 from cluster.agent import Requester, make_agent, make_direct_agent
 from cluster.auth import tokenuse
 from cluster.auth.limits import GuessLimits
-from cluster.auth.nodekeys import KEY_FILE, Admission, read_key
+from cluster.auth.nodekeys import KEY_FILE, Admission, admitted, read_key
 from cluster.auth.nodes import NodeSecret
 from cluster.auth.passwords import PasswordChecker
 from cluster.auth.tokenuse import TokenUses
@@ -32,7 +32,7 @@ from cluster.protocol import NODE_HEADER
 from cluster.search.index import SearchIndex
 from cluster.simple.cache import PageCache
 from cluster.simple.listing import ListPages
-from cluster.state import freshness, nodes, queries
+from cluster.state import freshness, queries
 from cluster.state.database import Database, open_engine
 from cluster.state.directory import Directory
 from cluster.state.position import Head, Position
@@ -288,7 +288,7 @@ def _keeping(
 
 def _siblings(reactor: Any, settings: NodeSettings, secret: NodeSecret, uuid: str) -> Siblings:
     def headers(path: str) -> dict[str, str]:
-        return {NODE_HEADER: secret.token(uuid, "GET", path)}
+        return {NODE_HEADER: secret.token_for_followers(uuid, "GET", path)}
 
     return Siblings(make_direct_agent(reactor), headers, reactor, uuid, settings.region)
 
@@ -300,7 +300,7 @@ def _admission(
         database, lambda: secret.secret, time.time, settings.require_node_keys
     )  # fmt: skip
     with database.engine.begin() as connection:
-        admission.take(nodes.known(connection))
+        admission.take(*admitted(connection))
     position.listen(admission.changed)
     return admission
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import cluster.monotonic  # isort: skip  # noqa: F401 - before anything imports the reactor
 
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.python import usage
 
 from cluster.auth.acl import Restricted
+from cluster.auth.nodekeys import NodeKey
 from cluster.auth.nodes import make_secret
 from cluster.auth.oidc import PublisherList, read_publishers
 from cluster.errors import InvalidRequest
 from cluster.node import NodeService
-from cluster.options import NodeOptions, check_url
-from cluster.parts import open_parts
+from cluster.options import NodeOptions, NodeSettings, check_url
+from cluster.parts import Parts, open_parts
 from cluster.state.optionvalues import MOST_SYNC_REPLICAS
-from primary.bootstrap import FirstStart
+from primary.bootstrap import FirstStart, load_key
 from primary.compaction import DEFAULT_DAYS, DEFAULT_ENTRIES, Retention
 from primary.compose import Primary, PrimarySettings
 from primary.snapshots import DEFAULT_EVERY
@@ -122,17 +124,14 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor
 
     settings, wish = options.settings(), options.primary_settings()
-    return NodeService(
-        reactor,
-        settings,
-        lambda r: Primary(
-            open_parts(
-                r,
-                settings,
-                make_secret,
-                durable=True,
-                local_tables=[trigger_tables],
-            ),
-            wish,
-        ),
-    )
+    return NodeService(reactor, settings, lambda r: Primary(_parts(r, settings), wish))
+
+
+def _parts(reactor: Any, settings: NodeSettings) -> Parts:
+    parts = open_parts(
+        reactor, settings, make_secret, durable=True, local_tables=[trigger_tables]
+    )  # fmt: skip
+    if settings.require_node_keys:
+        # One that never was a replica has no key of its own, and the secret counts nowhere.
+        parts.secret.owner = NodeKey(load_key(settings.state_dir))
+    return parts

@@ -20,7 +20,7 @@ from cluster.errors import (
     TooManyRequests,
 )
 from cluster.log import notes
-from cluster.log.changes import Change, Kind
+from cluster.log.changes import Change, Kind, encode
 from cluster.state import nodes
 from cluster.state.apply import apply
 from cluster.state.rows import Touched
@@ -63,6 +63,56 @@ def test_a_signed_request_is_admitted() -> None:
         decides.verify(STRANGER.token(NODE, "GET", "/", NOW), "GET", "/")
     with pytest.raises(AuthenticationRequired, match="is known here"):
         decides.verify(KEY.token(OTHER, "GET", "/", NOW), "GET", "/")
+
+
+def test_the_owner_of_the_log_is_admitted() -> None:
+    """A primary that never joined signs by the log's key, for one request as everybody; no other
+    key counts, not that of an owner before, and not for a node that has its own or was revoked."""
+    decides = admission(known(), known_other := nodes.KnownNode(OTHER, None, None, None, True, 8),
+                        require_keys=True)  # fmt: skip
+    primary = "5c0e6d0e-2f5f-4f57-9f4d-5f0f4b7c9d11"
+    by_log = STRANGER.token(primary, "GET", "/+node/file/1", NOW)
+    with pytest.raises(AuthenticationRequired, match="is known here"):
+        decides.verify(by_log, "GET", "/+node/file/1")
+    decides.take({NODE: known(), OTHER: known_other}, STRANGER.public)
+    assert decides.verify(by_log, "GET", "/+node/file/1") == primary
+    for method, path in (("POST", "/+node/file/1"), ("GET", "/+node/file/2")):
+        with pytest.raises(AuthenticationRequired, match="for this request"):
+            decides.verify(by_log, method, path)
+    for node, why in ((NODE, "not signed by the key"), (OTHER, "was revoked")):
+        with pytest.raises(AuthenticationRequired, match=why):
+            decides.verify(STRANGER.token(node, "GET", "/", NOW), "GET", "/")
+    decides.take({}, NodeKey(Ed25519PrivateKey.generate()).public)
+    with pytest.raises(AuthenticationRequired, match="not signed by the key"):
+        decides.verify(by_log, "GET", "/+node/file/1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_later_epoch_has_another_owner() -> None:
+    """Whose key counts is what the log says now."""
+    with database() as own:
+        for number, key in enumerate((KEY, STRANGER), start=1):
+            start = Change(Kind.EPOCH_STARTED, {"log": "a log", "key": key.public})
+            entry = encode(start, serial=number, epoch=number, time="", actor="+promote")
+            with own.engine.begin() as connection:
+                apply(connection, entry, Touched())
+            decides = Admission(own, lambda: SECRET, lambda: NOW)
+            await decides.reload()
+            assert decides.verify(key.token(NODE, "GET", "/", NOW), "GET", "/") == NODE
+
+
+def test_who_signs_by_the_key_of_the_log() -> None:
+    """Only what goes to nodes that follow, and only who has no key of its own."""
+    primary = NodeSecret(SECRET, lambda: NOW, owner=STRANGER)
+    decides = admission(require_keys=True)
+    decides.take({}, STRANGER.public)
+    token = primary.token_for_followers(NODE, "GET", "/x")
+    assert decides.verify(token, "GET", "/x") == NODE
+    plain = NodeSecret(SECRET, lambda: NOW)
+    assert primary.token(NODE, "GET", "/x") == plain.token(NODE, "GET", "/x")
+    assert plain.token_for_followers(NODE, "GET", "/x") == plain.token(NODE)
+    joined = NodeSecret(SECRET, lambda: NOW, key=KEY, owner=STRANGER)
+    assert joined.token_for_followers(NODE, "GET", "/x") == joined.token(NODE, "GET", "/x")
 
 
 @pytest.mark.parametrize("off", [-301, 301])

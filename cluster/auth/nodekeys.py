@@ -3,7 +3,8 @@
 A request that a node signs is bound to its method, path and time, so whoever reads a token on
 its way can repeat no other request with it. A node that was revoked is refused whatever it
 signs with; but who knows the shared secret could call itself by another uuid, so `require_keys`
-refuses all that is not signed by a known key.
+refuses all that is not signed by a known key. A primary that never joined has no key of its own:
+it signs by the log's, which all who follow it know.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from urllib.parse import unquote_to_bytes
 from attrs import define, field, frozen
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from cluster.errors import AuthenticationRequired, InvalidRequest
 from cluster.protocol import TOKEN_LIFE_SECONDS, verify_node_token
-from cluster.state import nodes
+from cluster.state import nodes, queries
 from cluster.state.database import Database
 from cluster.state.nodes import KnownNode
 from cluster.state.position import Head
@@ -84,6 +86,12 @@ def _message(head: str, method: str, path: str) -> bytes:
     return f"pymirror node-key\n{head}\n{method}\n".encode() + plain
 
 
+def admitted(connection: Connection) -> tuple[dict[str, KnownNode], str | None]:
+    """All nodes that the log names, and the public key (base64) of its last epoch's owner."""
+    epoch = queries.epoch(connection)
+    return nodes.known(connection), None if epoch is None else epoch.key
+
+
 @define(eq=False)
 class Admission:
     """Decides which requests come from nodes of this cluster; `now` is seconds since 1970.
@@ -100,6 +108,7 @@ class Admission:
     require_keys: bool = False
     on_change: Callable[[], None] = lambda: None
     _known: Mapping[str, KnownNode] = field(factory=dict)
+    _owner: str | None = None
 
     def verify(self, token: str, method: str, path: str) -> str:
         """The uuid of the node that sent a request; raises AuthenticationRequired."""
@@ -129,14 +138,17 @@ class Admission:
         head, _, signature = token.rpartition(".")
         node, _, issued = head.rpartition(".")
         known = self._known.get(node)
-        if known is None or known.key is None:
+        # Who has a key of its own signs by that alone, also while it owns the log.
+        text = (known.key if known else None) or self._owner
+        if text is None:
             raise AuthenticationRequired(f"no key of node {node!r} is known here (yet)")
         try:
-            key = Ed25519PublicKey.from_public_bytes(base64.b64decode(known.key))
+            key = Ed25519PublicKey.from_public_bytes(base64.b64decode(text))
             key.verify(base64.urlsafe_b64decode(signature), _message(head, method, path))
         except (InvalidSignature, ValueError):
             raise AuthenticationRequired(
-                f"the token is not signed by the key of node {node} for this request"
+                f"the token is not signed by the key of node {node} for this request, or that key "
+                "is not known here (yet)"
             ) from None
         if not issued.isdigit() or abs(self._now() - int(issued)) > TOKEN_LIFE_SECONDS:
             raise AuthenticationRequired("the node's token has expired: are the clocks apart?")
@@ -150,10 +162,11 @@ class Admission:
 
     async def reload(self) -> None:
         """Take over what the state says now."""
-        self.take(await self._database.read(nodes.known))
+        self.take(*await self._database.read(admitted))
 
-    def take(self, known: Mapping[str, KnownNode]) -> None:
-        """Admit and refuse by these from now on."""
+    def take(self, known: Mapping[str, KnownNode], owner: str | None = None) -> None:
+        """Admit and refuse by these from now on; `owner` is the key of who owns the log."""
+        self._owner = owner
         if known != self._known:
             self._known = known
             self.on_change()

@@ -32,13 +32,15 @@ class NodeSecret:
     the wall clock that tokens expire by.
 
     `offset_seconds` is how far the primary's clock is ahead of ours, learned from its answers:
-    a node with a wrong clock must still be able to join.
+    a node with a wrong clock must still be able to join. `owner` is the key of the log, on the
+    primary of a cluster where the secret proves nothing.
     """
 
     _secret: bytes = field(validator=_long_enough)
     _now: Callable[[], float]
     offset_seconds: float = 0.0
     key: NodeKey | None = None
+    owner: NodeKey | None = None
 
     @property
     def secret(self) -> bytes:
@@ -53,6 +55,14 @@ class NodeSecret:
         if self.key is not None and path:
             return self.key.token(node, method, path, now)
         return node_token(self.secret, node, now)
+
+    def token_for_followers(self, node: str, method: str, path: str) -> str:
+        """The same for a request to a node that follows this one, if anybody does: it knows the
+        key of the log, which others may not (yet).
+        """
+        if self.key is not None or self.owner is None:
+            return self.token(node, method, path)
+        return self.owner.token(node, method, path, self._now() + self.offset_seconds)
 
     def verify(self, token: str) -> str:
         """The uuid of the node that sent a token; raises AuthenticationRequired."""

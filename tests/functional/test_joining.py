@@ -24,7 +24,7 @@ from cluster.protocol import (
 )
 from tests.builders import wheel
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots, upload, wait_visible
-from tests.processes import Answer, Cluster, Node, basic, eventually
+from tests.processes import Answer, Cluster, Node, basic, eventually, http
 
 pytestmark = [pytest.mark.functional]
 
@@ -97,6 +97,25 @@ def test_joins_without_a_secret_file(nodes: Cluster, primary: Node) -> None:
     check_same_roots((primary, replica))
     listed = primary.request("GET", KEYS_PATH, headers=ROOT).json()["result"]
     assert [one["node"] for one in listed] == [uuid(replica)]
+
+
+def test_a_primary_asks_its_replicas(nodes: Cluster, primary: Node) -> None:
+    """A primary that never joined has no node key; it gets an upload that its disk has lost from a
+    replica all the same, by the key of the log."""
+    built = wheel("demo", "1.0", size=200_000)
+    assert upload(primary, "root/dev", built).status == 200
+    keys = ("--require-node-keys", "--files", "full")
+    replica = joining(nodes, primary, invite(primary), "joined", *keys)
+    replica._command += ["--outside-url", replica.url]
+    replica.start()
+    eventually(lambda: replica.status()["in_sync"]["files"], 10, "the upload is on the replica")
+    assert not (primary.state_dir / "node-key").exists()
+    (primary.state_dir / "files" / "sha256" / built.sha256[:2] / built.sha256).unlink()
+    primary.restart()
+    eventually(lambda: primary.status()["siblings"], 10, "the primary knows its replica")
+    (url,) = primary.file_urls("root/dev", "demo").values()
+    answer = http("GET", url)
+    assert (answer.status, answer.body) == (200, built.data), primary.log_text()[-2000:]
 
 
 def test_a_token_is_used_once(nodes: Cluster, primary: Node) -> None:

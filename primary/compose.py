@@ -221,7 +221,7 @@ class Primary:
         return Joining(
             parts.identity, parts.database, self.writer, parts.admission,
             signer.private.private_bytes_raw(), log, lambda: parts.secret.secret, parts.uuid,
-            time.time,
+            time.time, parts.reactor,
         )  # fmt: skip
 
     def _uploads(self) -> Uploads:

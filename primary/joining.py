@@ -12,13 +12,15 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from attrs import define
+from attrs import define, evolve
 from klein import Klein
 from sqlalchemy import Connection
+from twisted.internet.defer import CancelledError, Deferred
 
 from cluster.auth.acl import ROOT
 from cluster.auth.jointokens import JoinRequest, JoinToken, invitation, new_invitation
 from cluster.auth.nodekeys import Admission, public_key
+from cluster.clock import Clock, bounded
 from cluster.errors import AuthenticationRequired, Conflict, Forbidden, InvalidRequest, NotFound
 from cluster.log.changes import Change, Kind
 from cluster.protocol import INVITE_PATH, JOIN_PATH, KEYS_PATH
@@ -29,10 +31,13 @@ from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest
 from cluster.web.routes import answering
 from cluster.web.status import LogIdentity
-from primary.writer import Writer
+from primary.acks import NotReplicated
+from primary.writer import Writer, Written
 
 DEFAULT_HOURS: Final = 24
 MOST_HOURS: Final = 24 * 30
+REVOKED_SECONDS: Final = 5.0
+"""How long a revocation waits for replicas to have it."""
 _MOST_NAME: Final = 200
 _PRIVATE = {"Cache-Control": "no-store"}
 
@@ -52,6 +57,7 @@ class Joining:
     _secret: Callable[[], bytes]
     _own: str
     _now: Callable[[], float]
+    _clock: Clock
 
     async def invite(self, request: NodeRequest) -> Reply:
         """Make a join token; its text is in this answer alone."""
@@ -95,15 +101,45 @@ class Joining:
         return json_reply({"type": "nodelist", "result": result}, headers=_PRIVATE)
 
     async def revoke(self, request: NodeRequest, node: str) -> Reply:
-        """Admit a node no more, whether it has a key or not; final for its uuid."""
+        """Admit a node no more, whether it has a key or not; final for its uuid.
+
+        It holds here at once, so the answer does not depend on how many replicas there are; but
+        202 says that the loss of this primary could undo it.
+        """
         who = await self._root(request)
         uuid = _uuid(node)
         if uuid == self._own:
             raise Conflict("that is this primary itself")
-        written = await self._writer.write(who, lambda c: _revocation(c, uuid))
+        written = await self._writer.write(who, lambda c: _revocation(c, uuid), confirmed=False)
         await self._admission.reload()
         message = f"node {uuid} {'revoked' if written.changed else 'was revoked before'}"
-        return json_reply({"message": message}, headers={**_PRIVATE, **written.headers})
+        safe = await self._is_replicated(written)
+        if not safe:
+            message += (
+                "; that holds already, but fewer replicas have recorded it than --sync-replicas "
+                "asks for: should this primary be lost before they do, revoke the node again"
+            )
+        code = 200 if safe else 202
+        return json_reply({"message": message}, code, {**_PRIVATE, **written.headers})
+
+    async def _is_replicated(self, written: Written) -> bool:
+        """Whether as many replicas as a write needs have this one soon; raises Unavailable when
+        fenced meanwhile.
+        """
+
+        async def confirmed() -> bool:
+            if self._writer.confirm is not None:
+                # Again it changes nothing, and files have nothing to do with it then either.
+                await self._writer.confirm(ROOT, evolve(written, with_files=False), None)
+            return True
+
+        try:
+            work = Deferred.fromCoroutine(confirmed())
+            return await bounded(work, REVOKED_SECONDS, self._clock)
+        except (NotReplicated, CancelledError):
+            return False
+        finally:
+            self._writer.guard()
 
     async def _root(self, request: NodeRequest) -> str:
         who = await self._identity.user(request)

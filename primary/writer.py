@@ -111,13 +111,16 @@ class Writer:
     _running: Deferred[None] | None = None
     _stopped: bool = False
 
-    async def write(self, actor: str, decide: Decide, index: IndexName | None = None) -> Written:
+    async def write(
+        self, actor: str, decide: Decide, index: IndexName | None = None, *, confirmed: bool = True
+    ) -> Written:  # fmt: skip
         """Let `decide` look at the state and record what it returns; durable when this returns.
 
         `decide` runs on the writer thread in the transaction that will hold its changes; an
         error it raises is raised here, and nothing of its is recorded. `index` may ask for more
-        replicas to have the write before this returns. Raises Unavailable while shutting down,
-        when fenced before it returns, or when too few replicas have it in time.
+        replicas to have the write before this returns; without `confirmed` it waits for none.
+        Raises Unavailable while shutting down, when fenced before it returns, or when too few
+        replicas have it in time.
         """
         if self._stopped:
             raise Unavailable("this primary is shutting down; try again in a few seconds")
@@ -127,7 +130,7 @@ class Writer:
         if self._running is None or self._running.called:
             self._running = Deferred.fromCoroutine(self._run())
         written = await pending.done
-        if self.confirm is not None:
+        if confirmed and self.confirm is not None:
             await self.confirm(actor, written, index)
         # Who fenced us meanwhile may have asked already how far we are: what is stored since is
         # lost if that node is promoted, so nobody may take it for done.

@@ -36,6 +36,7 @@ from cluster.state.database import writing
 from cluster.state.options import to_options
 from cluster.state.rows import Touched
 from cluster.threads import Inline
+from primary.acks import NotReplicated
 from primary.bootstrap import index_set, root_pypi
 from primary.devpi import importchanges as changes
 from primary.devpi.importchanges import FIRST_START, Arrival
@@ -248,7 +249,12 @@ def test_password_hashes() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_upgrade_of_a_hash(tmp_path: Path) -> None:
-    """The new hash takes the place of the one that was checked, and of no other."""
+    """The new hash takes the place of the one that was checked, and of no other; a login does not
+    wait for replicas."""
+
+    async def no_replica(*_: object) -> None:
+        raise NotReplicated("there is none")
+
     blobs = SecretBlobs(tmp_path)
     with database() as of:
         writing_to = writer(of)
@@ -256,6 +262,7 @@ async def test_upgrade_of_a_hash(tmp_path: Path) -> None:
         payload = {"user": "joe", "password": joe.password, "options": dict(joe.options)}
         await writing_to.write("root", lambda c: [START, Change(Kind.USER_SET, payload)])
         upgrade = PasswordUpgrade(writing_to, blobs, Inline())
+        writing_to.confirm = no_replica
         await upgrade.upgrade(evolve(joe, password="cd" * 32), "secret")
         assert await of.read(lambda c: queries.user(c, "joe")) == joe
         await upgrade.upgrade(joe, "secret")

@@ -195,6 +195,27 @@ def test_revoked_at_once(nodes: Cluster, primary: Node) -> None:
         assert answer.status == 401, node.name
 
 
+def test_a_revocation_needs_no_replica(nodes: Cluster) -> None:
+    """Where a write waits for one replica, the only one can be revoked: it holds at once, the
+    answer comes soon and says what is missing, and the same again is confirmed by another."""
+    keys = ("--require-node-keys", "--sync-replicas", "1")
+    primary = nodes.primary(None, *keys, root_password=ROOT_PASSWORD)
+    bad = joining(nodes, primary, invite(primary), "bad").start()
+    before = time.monotonic()
+    answer = revoke(primary, bad)
+    assert time.monotonic() - before < 15
+    assert (answer.status, b"revoked; that holds already, but fewer" in answer.body) == (
+        202,
+        True,
+    ), answer
+    assert "x-pymirror-position" in answer.headers
+    eventually(lambda: state(bad) == "not-admitted", 5, "the revoked node is shut out")
+    good = joining(nodes, primary, invite(primary), "good").start()
+    check_same_roots((primary, good))
+    again = revoke(primary, bad)
+    assert (again.status, again.json()["message"].endswith("was revoked before")) == (200, True)
+
+
 def test_the_shared_secret_is_not_enough(nodes: Cluster, primary: Node) -> None:
     """With --require-node-keys a revoked node cannot come back under another uuid."""
     other = nodes.node("other", "pymirror-replica", ["--primary-url", primary.url])

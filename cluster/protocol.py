@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -47,6 +48,7 @@ PROJECTS_PATH: Final = "/+node/projects"
 SECRET_PATH: Final = "/+node/secret"  # noqa: S105 (a path)
 
 TAIL_TYPE: Final = "application/x-pymirror-log"
+STREAM_TYPE: Final = "application/x-pymirror-log-stream"
 TAIL_PAGE_BYTES: Final = 1 << 20
 TAIL_PAGE_ENTRIES: Final = 1_000
 # A page never ends inside a group, and a group has at most 256 parts of 64 KiB.
@@ -87,6 +89,19 @@ def decode_tail(body: bytes) -> TailPage:
     if not empty:
         raise LogError("a page of the log has no end")
     return TailPage(lines.split(b"\n"), checkpoint)
+
+
+FRAME: Final = struct.Struct("!BI")
+"""What comes before each frame of a stream: its kind, and how many bytes follow."""
+TELL: Final = 0
+"""A frame without bytes: say now how far you are, somebody waits for that."""
+PAGE_ENCODINGS: Final = (None, "zstd", "gzip")
+"""The encodings of frames of the kinds 1, 2 and 3, each of which is a page."""
+
+
+def encode_frame(body: bytes, encoding: str | None) -> bytes:
+    """A page as a frame of a stream."""
+    return FRAME.pack(PAGE_ENCODINGS.index(encoding) + 1, len(body)) + body
 
 
 def node_token(secret: bytes, node: str, now: float) -> str:

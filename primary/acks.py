@@ -7,6 +7,8 @@ replicas is promoted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
@@ -48,11 +50,15 @@ class _Waiter:
 
 @define(eq=False)
 class Acks:
-    """What replicas say to have durably, and who waits for that."""
+    """What replicas say to have durably, and who waits for that.
+
+    `on_wait` hears of each serial that somebody begins to wait for.
+    """
 
     _clock: Clock
     _directory: Directory
     level: int = 0
+    on_wait: Callable[[int], None] = lambda serial: None
     _replicas: dict[str, Cosigned] = field(factory=dict)
     _waiting: list[_Waiter] = field(factory=list)
 
@@ -61,6 +67,11 @@ class Acks:
         self._replicas[node] = Cosigned(position, files_position, self._clock.seconds())
         for waiter in [w for w in self._waiting if self._enough(w)]:
             self._end(waiter, True)
+
+    def position(self, node: str) -> int:
+        """How far a replica says to have the log durably; 0 for one that is not known."""
+        replica = self._replicas.get(node)
+        return replica.position if replica else 0
 
     def forget(self, node: str) -> None:
         """A replica counts no more."""
@@ -87,6 +98,7 @@ class Acks:
             return
         self._waiting.append(waiter)
         waiter.timer = self._clock.callLater(WAIT_SECONDS, self._end, waiter, False)
+        self.on_wait(serial)
         if not await waiter.done:
             raise NotReplicated(
                 f"stored here with serial {serial}, but not on {wanted} replicas within "

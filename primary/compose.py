@@ -52,6 +52,7 @@ from primary.relayed import Relayed
 from primary.remembered import Remembered
 from primary.snapshots import DEFAULT_EVERY, Snapshots
 from primary.staging import Staging
+from primary.streams import Streams
 from primary.triggers.sender import Sender, make_sender_agent, node_url
 from primary.triggers.service import Triggers
 from primary.upload import Uploads
@@ -115,11 +116,13 @@ class Primary:
         followers = Followers(parts.position, time.time, memory, parts.token_uses.heard)
         await followers.load()
         polls = Polls(parts.position)
+        streams = Streams(parts.reactor, polls, self.acks, parts.identity)
         self.feed = Feed(
             parts.database, parts.position, signer, parts.identity, followers,
             LogIdentity(first.log, first.key), lambda: parts.secret.secret, self.fencing, self.acks,
-            polls,
+            polls, streams,
         )  # fmt: skip
+        self.acks.on_wait = streams.tell
         self._watch_nodes(polls, followers)
         self.writer.on_commit, self.writer.guard = self.feed.committed, self.fencing.check
         self.writer.confirm = self.acks.confirm

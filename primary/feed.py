@@ -44,6 +44,7 @@ from cluster.web.tail import (
 from primary.acks import Acks
 from primary.fencing import Fencing
 from primary.followers import Followers
+from primary.streams import Streams
 
 
 @define
@@ -60,6 +61,7 @@ class Feed:
     _fencing: Fencing
     _acks: Acks
     _polls: Polls
+    _streams: Streams
     _pages: Pages = field(factory=Pages)
     _newest: tuple[Frontier, Sequence[bytes], Frontier] | None = None
     _newest_page: Page | None = None
@@ -101,11 +103,14 @@ class Feed:
         if root != await self._root(position):
             self._acks.forget(node)
             raise OtherHistory(f"my root of {position} entries is not yours")
+        self._followers.moved(node, position, base64.b64encode(root).decode(), files_position)
         self._acks.cosigned(node, position, files_position)
         return Reply(204)
 
-    async def tail(self, request: NodeRequest) -> Reply:
-        """A page of entries behind the follower's position, waited for if there is none yet."""
+    async def tail(self, request: NodeRequest) -> Reply | None:
+        """A page of entries behind the follower's position, waited for if there is none yet; or
+        a stream of them, which is written already.
+        """
         if request.header(NODE_HEADER) is None:
             return await self._copied(request)
         node = self._identity.require_node(request)
@@ -120,7 +125,7 @@ class Feed:
                 self._followers.lost(node)
             raise
 
-    async def _tail(self, node: str, request: NodeRequest) -> Reply:
+    async def _tail(self, node: str, request: NodeRequest) -> Reply | None:
         question = asked(request, self._log.log)
         start, root = question.start, question.root
         await self._fencing.followed(question.epoch, question.key, question.rival)
@@ -133,6 +138,9 @@ class Feed:
             raise OtherHistory(f"this log ends at {self._position.serial}, you are at {start}")
         if start == self._position.serial and root == self._position.head.root:
             self._acks.cosigned(node, start, files_position(said, start))
+            if question.wait_seconds and self._streams.suits(node, question):
+                await self._streams.send(node, request, question, self._checked)
+                return None
             if question.wait_seconds:
                 await self._polls.wait(node, start + 1, question.wait_seconds)
                 self._identity.require_admitted(node)  # it may have been revoked meanwhile
@@ -144,14 +152,18 @@ class Feed:
     async def _behind(self, question: Asked) -> Reply:
         """The page behind a position whose root is right, or where the log begins now."""
         try:
-            page = await self._page(question)
+            page = await self._checked(question)
         except changelog.Compacted as error:
             where = {"minimum": error.minimum, "snapshot": self.newest_snapshot()}
             return json_reply(where, 410, NO_STORE)
+        return page.reply()
+
+    async def _checked(self, question: Asked) -> Page:
+        page = await self._page(question)
         if page.before != question.root:
             raise OtherHistory(f"my root of {question.start} entries is not yours")
         self._fencing.require_owner()
-        return page.reply()
+        return page
 
     async def evidence(self, request: NodeRequest) -> Reply:
         """A replica hands in a checkpoint that we have signed, of a log that is not ours.
@@ -214,7 +226,8 @@ class Feed:
             return None
         if self._newest_page is None:
             before, entries, after = self._newest
-            self._newest_page = packed(before.root, entries, self._signed(after), None)
+            note = self._signed(after)
+            self._newest_page = packed(before.root, entries, note, None, after)
         return self._newest_page
 
     def _signed(self, after: Frontier) -> bytes:
@@ -225,7 +238,7 @@ class Feed:
         before = changelog.frontier(connection, start)
         entries = changelog.read_raw(connection, start, TAIL_PAGE_BYTES, TAIL_PAGE_ENTRIES, until)
         after = before.extended(leaf_hash(entry) for entry in entries)
-        return packed(before.root, entries, self._signed(after), encoding)
+        return packed(before.root, entries, self._signed(after), encoding, after)
 
 
 def files_position(said: Mapping[str, Any], position: int) -> int:

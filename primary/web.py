@@ -101,7 +101,7 @@ class PrimaryWeb(DevpiWeb):
 
     @app.route(TAIL_PATH, methods=["GET"])
     @answering
-    async def _tail(self, request: NodeRequest) -> Reply:
+    async def _tail(self, request: NodeRequest) -> Reply | None:
         return await self.feed.tail(request)
 
     @app.route(EPOCHS_PATH, methods=["GET"])

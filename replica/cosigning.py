@@ -1,4 +1,4 @@
-"""Tells the primary, as soon as it is so, up to which serial everything is durably here."""
+"""Tells the primary, between two polls, up to which serial everything is durably here."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from replica.primary_client import PrimaryClient
 
 @define(eq=False)
 class Cosigner:
-    """Posts how far the files have come when they have caught up with entries; the poll tells of
-    the entries themselves. One request at a time, with what holds when it is sent. Behind a
-    replica, `replica.reporting` does it.
+    """Posts how far the log and its files have come: one request at a time, with what holds when
+    it is sent. Behind a replica, `replica.reporting` does it.
 
     `facts` are where the log is durable, and up to which serial all files in it are.
     """
@@ -31,17 +30,24 @@ class Cosigner:
     _client: PrimaryClient
     _facts: Callable[[], tuple[Frontier, int]]
     _reachable: Callable[[], bool]
-    _told: int = 0
+    _told: tuple[int, int] = (0, 0)
+    _has_news: bool = False
     _busy: bool = False
     _stopped: bool = False
 
+    def tell_files(self) -> None:
+        """Files have come; returns at once. Of entries alone, the next poll tells."""
+        if self._facts()[1] != self._told[1]:
+            self.tell()
+
     def tell(self) -> None:
         """Something has changed; returns at once."""
+        self._has_news = True
         if self._busy or self._stopped or self._client.chain or not self._reachable():
             return
         self._busy = True
         Deferred.fromCoroutine(self._run()).addErrback(
-            lambda failure: self._log.failure("telling the primary of files failed", failure)
+            lambda failure: self._log.failure("telling the primary how far we are failed", failure)
         )
 
     def stop(self) -> None:
@@ -50,11 +56,12 @@ class Cosigner:
 
     async def _run(self) -> None:
         try:
-            while not self._stopped and self._facts()[1] != self._told:
+            while self._has_news and not self._stopped:
+                self._has_news = False
                 at, files_position = self._facts()
-                if files_position > self._told:
+                if (at.size, files_position) != self._told:
                     await self._send(at, files_position)
-                self._told = files_position
+                    self._told = at.size, files_position
         except (Unreachable, LogError) as error:
             # The next poll carries the same.
             self._log.debug("the primary was not told: {error}", error=str(error))

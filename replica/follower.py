@@ -2,10 +2,12 @@
 
 Order of effects: node-only blobs that the page names fetched; identity, contiguity, formats and
 signed root checked → entries, state and position in one transaction → caches hear of it →
-waiters wake → the disk has kept it → the primary is told of it by the next poll. Any failed check:
-nothing of the page is applied.
+waiters wake → the disk has kept it → the primary is told of it, by the next poll or between two.
+Any failed check: nothing of the page is applied.
 
 Readers see entries before they are durable here: after a power cut they are followed once more.
+While the primary streams pages, the disk and the primary wait for a pause between them, or for
+half a second; or until the primary says that somebody waits for us.
 """
 
 from __future__ import annotations
@@ -50,18 +52,25 @@ from replica.following import (
     failed,
 )
 from replica.owners import Owners
-from replica.primary_client import PrimaryClient, unpack
+from replica.pagestream import EncodedPage, PageStream, Sign, unpack
+from replica.pinned import read_identity, write_identity
+from replica.primary_client import PrimaryClient
 from replica.secretsync import LacksSecrets, SecretSync
 from replica.taking import Taken, take
 
 # An empty page normally comes after a long wait; a primary that sends them at once (it is
 # going down, or worse) must not keep both of us busy.
 _EMPTY_PAGE_SECONDS = 0.05
+_QUIET_SECONDS = 0.15
+_LONGEST_UNTOLD_SECONDS = 0.5
 
 
 @define(eq=False)
 class Follower:
-    """Copies the primary's log, entry by entry, and applies it."""
+    """Copies the primary's log, entry by entry, and applies it.
+
+    `on_durable` hears when more of it is durable, between two polls.
+    """
 
     _log = Logger()
 
@@ -81,6 +90,9 @@ class Follower:
     note: bytes | None = None
     durable: Frontier = field(factory=Frontier)
     """What of the log survives a power cut; nobody is told of more."""
+    on_durable: Callable[[], None] = lambda: None
+    _pages: PageStream | None = None
+    _untold_since: float | None = None
     _later: tuple[Start, ...] | None = None
     _had_no_more: bool = False
     _chance: random.Random = field(factory=random.Random)
@@ -103,6 +115,7 @@ class Follower:
         if self._running is not None and not self._running.called:
             self._running.cancel()
             await self._running
+        self._drop_pages()
 
     @property
     def _identity_file(self) -> Path:
@@ -133,6 +146,7 @@ class Follower:
 
     def _failed(self, error: Exception) -> None:
         before = self.following.state
+        self._drop_pages()
         # Who answers next may be another primary, of a later epoch.
         self._later, self._had_no_more = None, False
         self._client.move_on(error.primary_url if isinstance(error, NotPrimary) else None)
@@ -164,22 +178,27 @@ class Follower:
     async def _step(self) -> None:
         identity = await self._known_identity()
         trust = Trust(identity.log, identity.key, self._client.secret)
+        if self._pages is None and self._client.take_preferred():
+            self._later = None
         if self._later is None:
             self._later = tuple(s for s in await self._client.epochs() if s.is_proven(trust))
             await self._owners.met(self._later)
         try:
-            await self._start_from_snapshot(trust, self._later)
-            await self._take_page(trust, self._later)
+            if self._pages is None:
+                await self._start_from_snapshot(trust, self._later)
+                self._pages = await self._asked(trust)
+            await self._take_next(trust, self._later, self._pages)
         except TooFarBehind:
             if self.bootstrap is None:
                 raise
             self.bootstrap.demand()
         except Diverged:
+            self._drop_pages()
             if not await self._healed(self._later):
                 await self._give_evidence()
                 raise
 
-    async def _take_page(self, trust: Trust, later: Sequence[Start]) -> None:
+    async def _asked(self, trust: Trust) -> PageStream:
         at = self.frontier
         await self._make_durable(at)
         # Only who has everything waits for news: a restarted replica must learn at once that
@@ -188,13 +207,25 @@ class Follower:
         report = orjson.dumps(self.report(self.following))
         epoch = self._position.head.epoch
         claims = await self._owners.claims(epoch)
-        body, encoding, primary_serial = await self._client.tail(
-            trust.log, at, epoch, POLL_WAIT_SECONDS if waits else 0.0, report, claims
-        )
+        seconds = POLL_WAIT_SECONDS if waits else 0.0
+        return await self._client.tail(trust.log, at, epoch, seconds, report, claims)
+
+    async def _take_next(self, trust: Trust, later: Sequence[Start], pages: PageStream) -> None:
+        frame = await pages.next(self._quiet_seconds())
+        if frame is Sign.END:
+            self._pages = None
+        elif isinstance(frame, EncodedPage):
+            await self._take_page(trust, later, frame)
+        else:
+            await self._make_durable(self.frontier)
+            self.on_durable()
+
+    async def _take_page(self, trust: Trust, later: Sequence[Start], one: EncodedPage) -> None:
+        at = self.frontier
 
         def work(connection: Connection) -> Taken:
             # Decompressing here too saves a trip between threads for each page.
-            page = unpack(body, encoding, TAIL_PAGE_LIMIT)
+            page = unpack(one, TAIL_PAGE_LIMIT)
             self._secrets.require(page.entries)
             return take(connection, trust, at, page, later)
 
@@ -203,11 +234,27 @@ class Follower:
         except LacksSecrets as lacking:
             await self._secrets.fetch(lacking.names)
             taken = await self._database.write(work)
+        primary_serial = taken.frontier.size if one.primary_serial is None else one.primary_serial
         await self._taken(taken, primary_serial)
         if taken.frontier.size == at.size:
             await self._pause(_EMPTY_PAGE_SECONDS)
+        elif self._untold_since is None:
+            self._untold_since = self._clock.seconds()
+
+    def _quiet_seconds(self) -> float | None:
+        """How long to wait for another page before the disk and the primary hear of the last."""
+        if self._untold_since is None:
+            return None
+        untold_for = self._clock.seconds() - self._untold_since
+        return min(_QUIET_SECONDS, max(0.0, _LONGEST_UNTOLD_SECONDS - untold_for))
+
+    def _drop_pages(self) -> None:
+        if self._pages is not None:
+            self._pages.close()
+        self._pages = None
 
     async def _make_durable(self, at: Frontier) -> None:
+        self._untold_since = None
         if self.durable != at:
             await self._database.make_durable()
             self.durable = at
@@ -266,7 +313,7 @@ class Follower:
         if orphans is None:
             return False
         self._log.warn("entries that nobody else has are in {orphans}", orphans=orphans)
-        self.note = None
+        self.note, self.durable = None, Frontier()
         self.frontier = await self._database.read(changelog.frontier)
         self._position.rewind(head)
         return True
@@ -294,17 +341,3 @@ class Follower:
 
 def _cancelled(failure: Failure) -> None:
     failure.trap(CancelledError)
-
-
-def read_identity(path: Path) -> LogIdentity | None:
-    """The identity of the log that this replica follows, or None before it met its primary."""
-    try:
-        values = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    return LogIdentity(values["log"], values["key"])
-
-
-def write_identity(path: Path, identity: LogIdentity) -> None:
-    """Pin the identity of the log that this replica follows from now on."""
-    write_durably(path, orjson.dumps({"log": identity.log, "key": identity.key}))

@@ -26,7 +26,7 @@ from cluster.errors import LogError, PymirrorError
 from cluster.options import NodeSettings
 from cluster.protocol import JOIN_PATH
 from cluster.web.status import LogIdentity
-from replica.follower import read_identity, write_identity
+from replica.pinned import read_identity, write_identity
 
 TOKEN_VARIABLE = "PYMIRROR_JOIN_TOKEN"  # noqa: S105 (its name)
 _ANSWER_SECONDS = 20.0

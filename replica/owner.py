@@ -80,14 +80,14 @@ class OwnerCheck:
 
     _client: PrimaryClient
     _follower: Follower
-    _durable: Callable[[], Frontier | None]
+    _durable: Callable[[], Frontier]
     _epoch: Callable[[], int]
     _report: Callable[[], bytes]
 
     async def __call__(self, url: str) -> bool:
         """Ask there; whatever is wrong with the answer means no."""
         there, identity, at = self._client.at(url), self._follower.identity, self._durable()
-        if identity is None or at is None:
+        if identity is None or not at.size:
             return False
         try:
             # First it proves that it is of this cluster; then it compares our root with its own.

@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from email.utils import parsedate_to_datetime
-from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import orjson
-import zstandard
 from attrs import define, evolve, field, frozen
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
@@ -35,12 +32,11 @@ from cluster.protocol import (
     REFRESH_PATH,
     REPLICA_HEADER,
     SERIAL_HEADER,
+    STREAM_TYPE,
     TAIL_PAGE_LIMIT,
     TAIL_PATH,
     TAIL_TYPE,
     VIA_HEADER,
-    TailPage,
-    decode_tail,
     identity_proof,
 )
 from cluster.upstream.client import USER_AGENT, explain, first, read_body
@@ -54,7 +50,10 @@ from replica.following import (
     Unreachable,
     WrongLog,
 )
+from replica.pagestream import EncodedPage, PageStream
 from replica.via import check_chain, nodes_of
+
+T = TypeVar("T")
 
 # pip waits 15 s for a page: a primary that hangs must leave time to go elsewhere.
 _ANSWER_SECONDS = 10.0
@@ -128,7 +127,7 @@ class PrimaryClient:
                 # Of those that were only named: what was configured stays.
                 del self.urls[_MOST_CANDIDATES:-1]
             self.url, self._preferred = hint, None
-        elif not self._take_preferred():
+        elif not self.take_preferred():
             at = self.urls.index(self.url) if self.url in self.urls else -1
             self.url = self.urls[(at + 1) % len(self.urls)]
 
@@ -140,7 +139,8 @@ class PrimaryClient:
         """The same node's questions to another node, whose clock may be another one."""
         return evolve(self, urls=[url], secret=evolve(self._secret), chain=(), preferred=None)
 
-    def _take_preferred(self) -> bool:
+    def take_preferred(self) -> bool:
+        """Ask who was preferred from now on; whether there is anybody."""
         url, self._preferred = self._preferred, None
         self.url = url or self.url
         return url is not None
@@ -161,14 +161,15 @@ class PrimaryClient:
         *, limit_bytes: int = _SMALL_BYTES, seconds: float = _ANSWER_SECONDS,
     ) -> Answer:  # fmt: skip
         """Send a request and read its whole, bounded answer; raises Unreachable, LogError."""
-        work = Deferred.fromCoroutine(self._ask(method, path, headers, body, limit_bytes))
+        return await self._in_time(self._ask(method, path, headers, body, limit_bytes), seconds)
+
+    async def _in_time(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
         try:
-            answer = await bounded(work, seconds, self._clock)
+            return await bounded(Deferred.fromCoroutine(work), seconds, self._clock)
         except UpstreamError as error:
             raise LogError(f"{self.url}: {error}") from error
         except Exception as error:
             raise Unreachable(f"{self.url}: {explain(error)}") from error
-        return answer
 
     async def _ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, limit: int
@@ -250,23 +251,23 @@ class PrimaryClient:
     async def tail(
         self, log: str, at: Frontier, epoch: int, wait_seconds: float, report: bytes,
         claims: str = "",
-    ) -> tuple[bytes, str | None, int]:  # fmt: skip
-        """A page of the log behind `at`, still encoded, its encoding, and the primary's head;
-        `claims` is what `replica.owners` says of our epoch.
+    ) -> PageStream:  # fmt: skip
+        """What comes of the log behind `at`: a page, or, of who waits for news, pages as they are
+        made; `claims` is what `replica.owners` says of our epoch.
 
         Raises Unreachable, NotAdmitted, Diverged, WrongLog, LogError.
         """
-        self._take_preferred()
         root = base64.urlsafe_b64encode(at.root).decode()
         where = f"log={quote(log)}&from={at.size}&root={root}&epoch={epoch}{claims}"
-        path = f"{TAIL_PATH}?{where}&wait={wait_seconds:g}"
+        stream = "&stream=1" if wait_seconds else ""
+        path = f"{TAIL_PATH}?{where}&wait={wait_seconds:g}{stream}"
         headers = {
             **self.headers(), "Accept-Encoding": "zstd", REPLICA_HEADER: report.decode(),
         }  # fmt: skip
-        answer = await self.ask(
-            "GET", path, headers,
-            limit_bytes=self._page_limit, seconds=POLL_TIMEOUT_SECONDS,
-        )  # fmt: skip
+        answer = await self._in_time(self._answer_or_stream(path, headers), POLL_TIMEOUT_SECONDS)
+        if isinstance(answer, PageStream):
+            self.chain = ()
+            return answer
         self.expect_ok(answer)
         if first(answer.response, "Content-Type") != TAIL_TYPE:
             raise LogError(f"{self.url} answers something that is not a page of the log")
@@ -275,7 +276,17 @@ class PrimaryClient:
         self.chain = chain
         # Where treq asks, it takes off gzip itself, and leaves an empty Content-Encoding behind.
         encoding = first(answer.response, "Content-Encoding") or None
-        return answer.body, encoding, answer.serial
+        page = EncodedPage(answer.body, encoding, answer.serial)
+        return PageStream.of_page(self.url, page, self._clock)
+
+    async def _answer_or_stream(self, path: str, headers: Mapping[str, str]) -> Answer | PageStream:
+        response = await self.send("GET", path, headers)
+        if response.code != 200 or first(response, "Content-Type") != STREAM_TYPE:
+            return Answer(response.code, await read_body(response, self._page_limit), response)
+        pages = PageStream(self.url, self._page_limit, self._clock)
+        pages.end_within(POLL_TIMEOUT_SECONDS)
+        response.deliverBody(pages)
+        return pages
 
     def expect_ok(self, answer: Answer) -> None:
         """Raise what an answer other than 200 means."""
@@ -301,20 +312,3 @@ class PrimaryClient:
         answer = await self.ask("POST", REFRESH_PATH, self.headers(), body, seconds=seconds)
         self.expect_ok(answer)
         return answer
-
-
-def unpack(body: bytes, encoding: str | None, limit_bytes: int) -> TailPage:
-    """Decompress and split a page; raises LogError for garbage and for anything too large."""
-    try:
-        if encoding == "zstd":
-            reader = zstandard.ZstdDecompressor().stream_reader(BytesIO(body))
-            body = reader.read(limit_bytes + 1)
-        elif encoding == "gzip":
-            body = zlib.decompressobj(wbits=31).decompress(body, limit_bytes + 1)
-        elif encoding is not None:
-            raise LogError(f"a page of the log in encoding {encoding!r}")
-    except (zstandard.ZstdError, zlib.error) as error:
-        raise LogError(f"a page of the log does not decompress: {error}") from None
-    if len(body) > limit_bytes:
-        raise LogError(f"a page of the log has more than {limit_bytes} bytes")
-    return decode_tail(body)

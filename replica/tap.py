@@ -123,6 +123,7 @@ class Replica:
             time.time, parts.settings.state_dir, parts.frontier, self._polling,
             secrets, self.bootstrap,
         )  # fmt: skip
+        self.follower.on_durable = self._cosigner.tell
         web = self._web()
         # `pymirror promote` reads whom this node has followed.
         urls = "".join(f"{url}\n" for url in self.primary_urls).encode()
@@ -172,7 +173,7 @@ class Replica:
         self._files.progressed = self._progressed
 
     def _progressed(self) -> None:
-        self._cosigner.tell()
+        self._cosigner.tell_files()
         self._reporter.tell()
 
     def _durable_positions(self) -> tuple[Frontier, int]:
@@ -238,7 +239,7 @@ class Replica:
 
     def _owner_search(self) -> OwnerSearch:
         check = OwnerCheck(
-            self._client, self.follower, lambda: self._reporter.at,
+            self._client, self.follower, lambda: self.follower.durable,
             lambda: self.parts.position.head.epoch,
             lambda: orjson.dumps(self._report(self.follower.following)),
         )  # fmt: skip

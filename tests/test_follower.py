@@ -45,7 +45,8 @@ from cluster.state.position import Head, Position
 from cluster.threads import Inline
 from replica.follower import Follower
 from replica.following import State
-from replica.primary_client import PrimaryClient, unpack
+from replica.pagestream import EncodedPage, unpack
+from replica.primary_client import PrimaryClient
 from replica.secretsync import SecretSync
 from tests.fake_primary import SECRET, FakePrimary, Script, note, root
 from tests.fakes import (
@@ -624,7 +625,7 @@ def test_bombs_take_bounded_memory(encoding: str, data: bytes) -> None:
     """Half a gigabyte of nothing is refused within a few times the limit of a page."""
     tracemalloc.start()
     with pytest.raises(LogError, match="more than"):
-        unpack(data, encoding, 4 << 20)
+        unpack(EncodedPage(data, encoding), 4 << 20)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 16 << 20

@@ -235,7 +235,7 @@ async def test_polls_are_bounded_per_node() -> None:
     clock = Clock()
     polls = Polls(position(as_clock(clock)))
 
-    def wait(node: str) -> Deferred[None]:
+    def wait(node: str) -> Deferred[bool]:
         return Deferred.fromCoroutine(polls.wait(node, 1, 25.0))
 
     first, second, other, third = wait(NODE), wait(NODE), wait(OTHER), wait(NODE)

@@ -35,6 +35,7 @@ from primary.acks import Acks
 from primary.feed import Feed
 from primary.followers import Followers
 from primary.relayed import Relayed
+from primary.streams import Streams
 from replica.following import Following, State, Unreachable
 from replica.owner import LOOK_SECONDS, OwnerSearch
 from replica.primary_client import PrimaryClient
@@ -130,6 +131,7 @@ class Map:
             cast(Any, Logged()), position, LogSigner("log", Ed25519PrivateKey.generate()),
             cast(Any, self.senders), self.followers, LogIdentity("log", "key"), lambda: SECRET,
             cast(Any, Open()), self.acks, self.polls,
+            Streams(clock, self.polls, self.acks, cast(Any, self.senders)),
         )  # fmt: skip
 
     async def take(self, sender: str, *statements: Statement, lost: tuple[str, ...] = ()) -> int:
@@ -479,7 +481,7 @@ def test_who_is_behind_a_replica_looks_for_the_owner() -> None:
     owners.clear()
     clock.advance(LOOK_SECONDS)
     assert asked == ["http://q.example", "http://p.example"]
-    assert not of._take_preferred()
+    assert not of.take_preferred()
     owners.add("http://p.example")
     clock.advance(LOOK_SECONDS)
     assert of.url == "http://r.example"
@@ -498,4 +500,4 @@ def test_who_owns_the_log_is_said_by_itself() -> None:
     of.prefer("http://p.example")
     of.move_on("http://new.example/")
     assert of.url == "http://new.example"
-    assert not of._take_preferred()
+    assert not of.take_preferred()

@@ -35,14 +35,14 @@ class Polls:
         """Whether a poll of this node waits."""
         return bool(self._waiting.get(node))
 
-    async def wait(self, node: str, serial: int, seconds: float) -> None:
+    async def wait(self, node: str, serial: int, seconds: float) -> bool:
         """Wait until `serial` is applied here, the time is over, or the poll is ended: the oldest
-        of a node is when it sends a third.
+        of a node is when it sends a third. False says that it was ended.
 
         Raises TooManyRequests when too many wait already.
         """
         if self._stopped:
-            return
+            return False
         for older in self._waiting.get(node, [])[: -(MOST_PER_NODE - 1)]:
             self._end(older)
         if self.count >= self.most:
@@ -54,9 +54,11 @@ class Polls:
         except CancelledError:
             if poll not in self._ended:  # the follower itself is gone
                 raise
+            return False
         finally:
             self._ended.discard(poll)
             self._forget(node, poll)
+        return not self._stopped
 
     def end(self, unwanted: Callable[[str], bool]) -> None:
         """Answer the polls of these nodes now."""

@@ -13,6 +13,7 @@ import zstandard
 from attrs import define, field, frozen
 
 from cluster.errors import InvalidRequest, PymirrorError
+from cluster.log.merkle import Frontier
 from cluster.protocol import (
     POLL_WAIT_SECONDS,
     TAIL_TYPE,
@@ -48,7 +49,8 @@ class OtherLog(PymirrorError):
 class Asked:
     """A follower's question: the entries behind `start`, where its root is `root` (32 bytes) and
     its last epoch `epoch`, whose owner's key is `key`; `rival` is the key of another owner of that
-    epoch that it has met. `encoding` is one it takes, or None.
+    epoch that it has met. `encoding` is one it takes, or None. With `streams` it takes more than
+    one page in an answer.
     """
 
     start: int
@@ -58,15 +60,17 @@ class Asked:
     encoding: str | None
     key: str | None = None
     rival: str | None = None
+    streams: bool = False
 
 
 @frozen
 class Page:
-    """An encoded page, and the root of the entries before it."""
+    """An encoded page, the root of the entries before it, and, if known, where it ends."""
 
     before: bytes
     body: bytes
     encoding: str | None
+    after: Frontier | None = None
 
     def reply(self) -> Reply:
         """The answer with this page."""
@@ -100,13 +104,16 @@ class Pages:
         return page
 
 
-def packed(before: bytes, entries: Sequence[bytes], note: bytes, encoding: str | None) -> Page:
+def packed(
+    before: bytes, entries: Sequence[bytes], note: bytes, encoding: str | None,
+    after: Frontier | None = None,
+) -> Page:  # fmt: skip
     """Encode a page, compressed if that is asked for and worth it; blocking."""
     plain = encode_tail(TailPage(entries, note))
     if encoding is None or len(plain) < COMPRESS_FROM_BYTES:
-        return Page(before, plain, None)
+        return Page(before, plain, None, after)
     body = zstandard.compress(plain, 3) if encoding == "zstd" else gzip.compress(plain, 6)
-    return Page(before, body, encoding)
+    return Page(before, body, encoding, after)
 
 
 def asked(request: NodeRequest, log: str) -> Asked:
@@ -126,7 +133,8 @@ def asked(request: NodeRequest, log: str) -> Asked:
     encoding = next((name for name in ("zstd", "gzip") if name in accepted), None)
     key, rival = argument(request, b"key") or None, argument(request, b"rival") or None
     wait_seconds = min(wait_seconds, POLL_WAIT_SECONDS)
-    return Asked(start, root, epoch, wait_seconds, encoding, key, rival)
+    streams = argument(request, b"stream") == "1"
+    return Asked(start, root, epoch, wait_seconds, encoding, key, rival, streams)
 
 
 def identity_reply(request: NodeRequest, log: LogIdentity, secret: bytes) -> Reply:

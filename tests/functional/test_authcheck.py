@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from attrs import frozen
 
+from tests import nginx
 from tests.builders import wheel
 from tests.functional.helpers import ROOT_PASSWORD, upload
 from tests.processes import (
@@ -21,7 +20,6 @@ from tests.processes import (
     Node,
     ServerProcess,
     basic,
-    eventually,
     free_port,
     http,
 )
@@ -32,7 +30,6 @@ ROOT = basic("root", ROOT_PASSWORD)
 ANN, BOB = basic("ann", "ann's"), basic("bob", "bob's")
 DEVPI = {"User-Agent": "devpi-client/7.3.0"}
 SECRET, OPEN = wheel("secret", "1.0"), wheel("open", "1.0")
-NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 NODES = pytest.mark.parametrize("through", ["primary", "replica"])
 
 
@@ -153,7 +150,7 @@ def test_clients(site: Site, through: str) -> None:
     assert check(node, PAGE, {"Authorization": "Basic !"}).status == 401
 
 
-@pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx-light)")
+@pytest.mark.skipif(nginx.NGINX is None, reason=nginx.WHY_NOT)
 @NODES
 def test_nginx(site: Site, tmp_path: Path, through: str) -> None:
     """The configuration in deploy/README.md: nginx keeps a restricted file, gives it to readers
@@ -203,27 +200,4 @@ def start_nginx(node: Node, port: int, folder: Path) -> ServerProcess:
     text = text.replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
     text = text.replace("127.0.0.1:3141", f"127.0.0.1:{node.port}")
     text = text.replace("/var/cache/nginx/pymirror", f"{folder}/cache")
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;\n" if os.geteuid() == 0 else ""
-    config = folder / "nginx.conf"
-    config.write_text(
-        f"{user}daemon off;\npid {folder}/pid;\nerror_log stderr;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{temporary}{text}}}\n"
-    )
-    front = ServerProcess(
-        "nginx", [str(NGINX), "-p", str(folder), "-c", str(config)], folder / "log"
-    )
-    front.launch()
-
-    def answers() -> bool:
-        assert front.running, front.log_text()
-        try:
-            return http("GET", f"http://127.0.0.1:{port}/+api").status == 200
-        except OSError:
-            return False
-
-    eventually(answers, 10, "nginx answers")
-    return front
+    return nginx.start(text, port, folder)

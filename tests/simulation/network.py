@@ -51,6 +51,24 @@ class Request:
     uri: bytes
     requestHeaders: Headers
     content: BytesIO
+    pieces: Callable[[bytes, dict[str, str]], None] = lambda data, headers: None
+    """Where a handler's answer goes that it writes by itself."""
+    lost: bool = False
+    _answer_headers: dict[str, str] = field(factory=dict)
+
+    def setHeader(self, name: str, value: str) -> None:
+        """A header of an answer that the handler writes by itself."""
+        self._answer_headers[name] = value
+
+    def write(self, data: bytes) -> None:
+        """A piece of it."""
+        self.pieces(data, self._answer_headers)
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """This network has room for everything."""
+
+    def unregisterProducer(self) -> None:
+        """The same."""
 
     @property
     def path(self) -> bytes:
@@ -88,7 +106,53 @@ class Response:
         protocol.connectionLost(Failure(ConnectionLost() if self.cut else ResponseDone()))
 
 
-Server = Callable[[Request], "Deferred[Reply]"]
+@define(eq=False)
+class Streamed:
+    """An answer whose body comes in pieces, and the transport of who reads it."""
+
+    headers: Headers
+    hang_up: Callable[[], None]
+    code: int = 200
+    _reader: Any = None
+    _early: list[bytes] = field(factory=list)
+    _end: Failure | None = None
+
+    def deliverBody(self, protocol: Any) -> None:
+        """What has come, and all that comes."""
+        self._reader = protocol
+        protocol.makeConnection(self)
+        for data in self._early:
+            protocol.dataReceived(data)
+        if self._end is not None:
+            protocol.connectionLost(self._end)
+
+    def arrive(self, data: bytes) -> None:
+        """A piece is here."""
+        if self._end is None and self._reader is not None:
+            self._reader.dataReceived(data)
+        elif self._end is None:
+            self._early.append(data)
+
+    def end(self, reason: Exception) -> None:
+        """The body is whole, or breaks off."""
+        if self._end is None:
+            self._end = Failure(reason)
+            if self._reader is not None:
+                self._reader.connectionLost(self._end)
+
+    def loseConnection(self) -> None:
+        """The reader has had enough."""
+        self._end = self._end or Failure(ConnectionLost())
+        self.hang_up()
+
+    def pauseProducing(self) -> None:
+        """This network has room for everything."""
+
+    def resumeProducing(self) -> None:
+        """The same."""
+
+
+Server = Callable[[Request], "Deferred[Reply | None]"]
 Spoil = Callable[[Reply], Reply]
 
 
@@ -99,9 +163,13 @@ class _Exchange:
     source: str
     target: str
     request: Callable[[], Request]
-    done: Deferred[Response] = field(init=False)
-    serving: Deferred[Reply] | None = None
+    done: Deferred[Response | Streamed] = field(init=False)
+    serving: Deferred[Reply | None] | None = None
     dead: bool = False
+    streamed: Streamed | None = None
+    last_piece_at: float = 0.0
+    stuck: bool = False
+    """A piece was lost: what comes after it waits for ever."""
 
     def __attrs_post_init__(self) -> None:
         self.done = Deferred(lambda _: self.abandon())
@@ -114,9 +182,19 @@ class _Exchange:
 
     def fail(self, error: Exception) -> None:
         """The client hears of an error."""
-        if not self.dead and not self.done.called:
+        if self.dead:
+            return
+        if not self.done.called:
             self.dead = True
             self.done.errback(error)
+        elif self.streamed is not None:
+            self.dead = True
+            self.streamed.end(error)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it comes any more."""
+        return self.dead or (self.done.called and self.streamed is None)
 
 
 @define(eq=False)
@@ -159,9 +237,9 @@ class Network:
                 self._later(exchange, partial(exchange.fail, ConnectionLost()))
         self._open = [exchange for exchange in self._open if not exchange.dead]
 
-    def send(self, exchange: _Exchange) -> Deferred[Response]:
+    def send(self, exchange: _Exchange) -> Deferred[Response | Streamed]:
         """Put a request on its way."""
-        self._open = [one for one in self._open if not one.dead and not one.done.called]
+        self._open = [one for one in self._open if not one.is_over]
         self._open.append(exchange)
         self._later(exchange, lambda: self._arrived(exchange))
         if self.chance.random() < 0.05:  # a proxy that tries again
@@ -169,11 +247,14 @@ class Network:
         return exchange.done
 
     def _later(self, exchange: _Exchange, then: Callable[[], None]) -> None:
+        self.clock.callLater(self._delay(exchange), then)
+
+    def _delay(self, exchange: _Exchange) -> float:
         slow = Link.SLOW in (
             self.link(exchange.source, exchange.target),
             self.link(exchange.target, exchange.source),
         )
-        self.clock.callLater(self.chance.uniform(0.001, 3.0 if slow else 0.03), then)
+        return self.chance.uniform(0.001, 3.0 if slow else 0.03)
 
     def _arrived(self, exchange: _Exchange) -> None:
         link = self.link(exchange.source, exchange.target)
@@ -183,7 +264,9 @@ class Network:
         if server is None or link is Link.REFUSED:
             exchange.fail(ConnectionRefusedError())
             return
-        exchange.serving = server(exchange.request())
+        request = exchange.request()
+        request.pieces = lambda data, headers: self._sent(exchange, data, headers)
+        exchange.serving = server(request)
         exchange.serving.addCallback(lambda reply: self._answered(exchange, reply))
         exchange.serving.addErrback(lambda _: None)  # the connection was lost
 
@@ -192,8 +275,42 @@ class Network:
         if server is not None and self.link(exchange.source, exchange.target) is Link.UP:
             server(exchange.request()).addErrback(lambda _: None)
 
-    def _answered(self, exchange: _Exchange, reply: Reply) -> None:
-        if self.link(exchange.source, exchange.target) is not Link.MUTE:
+    def _sent(self, exchange: _Exchange, data: bytes | None, headers: dict[str, str]) -> None:
+        """A piece of an answer leaves; pieces keep their order. None: it was the last one."""
+        if self.link(exchange.source, exchange.target) is Link.MUTE:
+            exchange.stuck = True
+        soon = self.clock.seconds() + self._delay(exchange)
+        exchange.last_piece_at = max(soon, exchange.last_piece_at + 1e-6)
+        self.clock.callLater(
+            exchange.last_piece_at - self.clock.seconds(), self._came, exchange, data, headers
+        )
+
+    def _came(self, exchange: _Exchange, data: bytes | None, headers: dict[str, str]) -> None:
+        back = self.link(exchange.target, exchange.source)
+        exchange.stuck |= back is Link.CUT
+        if exchange.dead or exchange.stuck or exchange.target not in self.servers:
+            return
+        if exchange.streamed is None:
+            fields = Headers({name: [value] for name, value in headers.items()})
+            exchange.streamed = Streamed(fields, exchange.abandon)
+            exchange.done.callback(exchange.streamed)
+        spoil = self.spoiled.pop((exchange.target, exchange.source), None) if data else None
+        if data is None:
+            exchange.dead = True
+            exchange.streamed.end(ResponseDone())
+        elif spoil is None:
+            exchange.streamed.arrive(data)
+        else:
+            spoiled = spoil(Reply(200, data, headers["Content-Type"]))
+            exchange.streamed.arrive(spoiled.body)
+            if spoiled.status != 200 or spoiled.headers:
+                exchange.abandon()
+                exchange.streamed.end(ConnectionLost())
+
+    def _answered(self, exchange: _Exchange, reply: Reply | None) -> None:
+        if reply is None:
+            self._sent(exchange, None, {})
+        elif self.link(exchange.source, exchange.target) is not Link.MUTE:
             self._later(exchange, lambda: self._returned(exchange, reply))
 
     def _returned(self, exchange: _Exchange, reply: Reply) -> None:
@@ -220,7 +337,7 @@ class Client:
     def request(
         self, method: str, url: str, headers: Headers | None = None, data: bytes | None = None,
         **_: object,
-    ) -> Deferred[Response]:  # fmt: skip
+    ) -> Deferred[Response | Streamed]:  # fmt: skip
         """Send a request."""
         parts = urlsplit(url)
         uri = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -231,6 +348,6 @@ class Client:
 
         return self.network.send(_Exchange(self.source, parts.hostname or "", made))
 
-    def post(self, url: str, **more: Any) -> Deferred[Response]:
+    def post(self, url: str, **more: Any) -> Deferred[Response | Streamed]:
         """Send a POST."""
         return self.request("POST", url, **more)

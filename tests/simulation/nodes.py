@@ -61,9 +61,11 @@ from primary.fencing import Fencing, read_fence
 from primary.followers import Followers
 from primary.relayed import Relayed
 from primary.snapshots import Snapshots
+from primary.streams import Streams
 from primary.tofence import ToFence, read_left
 from primary.writer import Writer, Written
 from replica.bootstrap import Bootstrap
+from replica.cosigning import Cosigner
 from replica.follower import Follower
 from replica.following import Following
 from replica.primary_client import PrimaryClient
@@ -77,7 +79,7 @@ SECRET = b"the secret of the simulated cluster"
 START = 1_700_000_000.0
 
 OnCommit = Callable[["Running", Frontier, Any, Frontier], None]
-Handler = Callable[[Request, str], "Awaitable[Reply] | Reply"]
+Handler = Callable[[Request, str], "Awaitable[Reply | None] | Reply"]
 
 
 class _Threads(Inline):
@@ -223,10 +225,13 @@ class Running:
         signer = signer_for(private, epoch)
         followers = Followers(self.position, self.now)
         polls = Polls(self.position)
+        streams = Streams(self.as_clock, polls, self.acks, self.identity)
         feed = Feed(
             self.database, self.position, signer, cast(Any, self.identity), followers,
             LogIdentity(first.log, first.key), lambda: SECRET, self.fencing, self.acks, polls,
+            streams,
         )  # fmt: skip
+        self.acks.on_wait = streams.tell
         relayed = Relayed(
             self.identity, self.database, self.position, followers, self.acks, self.fencing, polls
         )
@@ -283,6 +288,10 @@ class Running:
             frontier, lambda following: self._polling(reporter, following), secrets, bootstrap,
             chance=random.Random(self.world.chance.random()),
         )  # fmt: skip
+        cosigner = Cosigner(
+            client, lambda: (follower.durable, follower.durable.size), lambda: follower.reachable
+        )
+        follower.on_durable = cosigner.tell
         reporter = Reporter(
             client, self.as_clock,
             Own(
@@ -318,11 +327,11 @@ class Running:
     def _report(self, following: Following) -> dict[str, Any]:
         return {"state": following.state.value, "files_position": self.position.serial}
 
-    def serve(self, request: Request) -> Deferred[Reply]:
+    def serve(self, request: Request) -> Deferred[Reply | None]:
         """Answer a request, as `cluster.web.routes.answering` does."""
         return Deferred.fromCoroutine(self._serve(request))
 
-    async def _serve(self, request: Request) -> Reply:
+    async def _serve(self, request: Request) -> Reply | None:
         try:
             reply = await self._routed(request)
         except CancelledError:
@@ -331,10 +340,12 @@ class Running:
             if not isinstance(error, PymirrorError):
                 self.world.surprised(f"{self.name} serves {request.uri!r}", Failure())
             reply = error_reply(Failure(), "")
+        if reply is None:
+            return None
         headers = {SERIAL_HEADER: str(self.position.serial), **reply.headers}
         return Reply(reply.status, reply.body, reply.content_type, headers)
 
-    async def _routed(self, request: Request) -> Reply:
+    async def _routed(self, request: Request) -> Reply | None:
         path = request.path.decode()
         for route, handler in self._routes.items():
             if path == route or path.startswith(route + "/"):

@@ -186,7 +186,8 @@ class Load:
             page = self.get(session, node, f"p{number % self.projects}", minimum)
             if page.outcome is Outcome.OK:
                 seen = max(seen, page.serial or 0)
-            names = sorted(page.files or ())
+            # Others may have uploaded too.
+            names = sorted(name for name in page.files or () if name in self.built)
             if names:
                 self.download(session, node, page.project, names[number % len(names)])
 

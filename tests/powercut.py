@@ -38,6 +38,10 @@ class Volume:
         """Take it down in order."""
         _run("umount", str(self.place))
 
+    def settle(self) -> None:
+        """Make all durable that is there."""
+        _run("sync", "-f", str(self.place))
+
     def cut(self) -> None:
         """The power goes off, and comes back."""
         descriptor = os.open(self.place, os.O_RDONLY)

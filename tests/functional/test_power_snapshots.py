@@ -1,0 +1,156 @@
+"""The power goes off while a snapshot is made, a log is cut behind it, or a replica starts from
+one: what has its name is whole, and the log begins nowhere that no snapshot leads to.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+
+from cluster.log import changelog
+from cluster.promotion import opened
+from tests.functional.crashing import INDEX, SOAK, Attempts, check_folder, killed_at
+from tests.functional.cutting import DURABLE, NEVER, Site, recorded_in, site, whole_snapshots
+from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
+from tests.processes import Node, basic, eventually
+from tests.strace import Point, points, require_strace, spread, traced
+
+pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
+
+CUT = ("--no-root-pypi", "--keep-entries", "0", "--keep-days", "0")
+
+
+@pytest.fixture(autouse=True)
+def _strace() -> None:
+    require_strace()
+
+
+def _primary(where: Site) -> Node:
+    more = (*CUT, "--root-passwd-file", where.root_password_file())
+    primary = where.node("primary", "pymirror-primary", *more).start()
+    primary.put_index(INDEX, ROOT_PASSWORD, type="stage")
+    return primary
+
+
+def _makes_snapshots(attempts: Attempts) -> Callable[[], None]:
+    """Upload, make a snapshot, and wait until the log is cut behind the one before."""
+    primary = attempts.node
+
+    def is_cut() -> bool:
+        try:
+            status = primary.status()
+        except (OSError, HTTPException):
+            return not primary.running
+        kept = [one["serial"] for one in status["snapshots"]]
+        return kept[-1:] == [status["serial"]] and (len(kept) < 2 or status["minimum"] == kept[0])
+
+    def make() -> None:
+        attempts.upload(attempts.new())
+        try:
+            primary.request("POST", "/+log/snapshots", headers=basic("root", ROOT_PASSWORD))
+        except (OSError, HTTPException):
+            return  # it is dead; the kills are counted
+        eventually(is_cut, 10.0, "a snapshot is made and the log is cut")
+
+    return make
+
+
+def test_making(tmp_path: Path) -> None:
+    """A primary that loses its power while it makes a snapshot, or cuts its log behind one, has
+    all that it acknowledged, and a fresh replica can start from what there is."""
+    with site(tmp_path) as where:
+        primary = _primary(where)
+        attempts = Attempts(primary)
+        make = _makes_snapshots(attempts)
+        for _ in range(3):
+            make()
+        folder = primary.state_dir
+        making = recorded_in(folder / "snapshots", primary, where.trace, make, 4)
+        # The upload's commit is the first, the cut of the log comes behind the snapshot.
+        cutting = recorded_in(folder / "log.sqlite", primary, where.trace, make, 60)
+        cutting = cutting if SOAK else cutting[-3:]
+        kills = sum(_made(where, attempts, point, make) for point in [*making, *cutting, NEVER])
+        assert kills >= len(making), "the points are not where the work is"
+        replica = where.beside.replica(primary)
+        check_same_roots([primary, replica])
+        attempts.check(replica)
+        assert "starting from the snapshot" in replica.log_text()
+
+
+def _made(where: Site, attempts: Attempts, point: Point, make: Callable[[], None]) -> bool:
+    primary, folder = attempts.node, attempts.node.state_dir
+    was_killed = killed_at(primary, point, where.trace, make)
+    primary.kill()
+    where.disk.cut()
+    check_folder(folder, whole=True)
+    whole = whole_snapshots(folder, where.beside.secret_file.read_bytes().strip())
+    assert [serial for serial in whole if serial >= _minimum(folder)], (point, whole)
+    primary.start()
+    attempts.check(primary)
+    make()
+    return was_killed
+
+
+def _minimum(folder: Path) -> int:
+    with opened(folder) as engine, engine.begin() as connection:
+        return changelog.minimum(connection)
+
+
+def test_starting(tmp_path: Path) -> None:
+    """A replica that loses its power while it starts from a snapshot starts again, and has the
+    primary's log and state."""
+    with site(tmp_path) as where:
+        more = (*CUT, "--root-passwd-file", where.root_password_file())
+        primary = where.beside.node("primary", "pymirror-primary", list(more)).start()
+        primary.put_index(INDEX, ROOT_PASSWORD, type="stage")
+        attempts = Attempts(primary)
+        make = _makes_snapshots(attempts)
+        for _ in range(3):
+            make()
+        replica = where.node("replica", "pymirror-replica", "--primary-url", primary.url)
+        normal, found = replica._command, _starting_points(where, replica)
+        kills = 0
+        for point in [*(found if SOAK else spread(found, 4)), NEVER]:
+            _empty(where, replica)
+            replica._command = traced(normal, where.trace, point.inject("signal=SIGKILL"))
+            replica.launch()
+            eventually(lambda: not replica.running or _is_ready(replica), 20.0, f"{point}")
+            kills += not replica.running
+            replica.kill()
+            where.disk.cut()
+            replica._command = normal
+            replica.start()
+            check_same_roots([primary, replica])
+            attempts.check(replica)
+            replica.kill()
+            check_folder(replica.state_dir, whole=False)
+        assert kills >= 2, "the points are not where the work is"
+
+
+def _starting_points(where: Site, replica: Node) -> list[Point]:
+    normal = replica._command
+    replica._command = traced(normal, where.trace)
+    replica.start()
+    replica.kill()
+    replica._command = normal
+    return [p for p in points(where.trace, replica.state_dir) if p.call in _MOVES]
+
+
+_MOVES = [call for call in DURABLE if call not in ("write", "pwrite64")]
+
+
+def _empty(where: Site, replica: Node) -> None:
+    shutil.rmtree(replica.state_dir)
+    replica.state_dir.mkdir()
+    where.disk.settle()
+
+
+def _is_ready(replica: Node) -> bool:
+    try:
+        return replica.get("/+ready").status == 200
+    except (OSError, HTTPException):
+        return False

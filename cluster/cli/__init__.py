@@ -12,6 +12,6 @@ furthest   what a promotion would lose; histories, also when two logs parted
 snapshot   have one made, or list them
 status     nodes and troubles, live
 nearest    the best node from here; clientconfig writes it for pip, uv, poetry
-verify     compare nodes (comparing)
+verify     compare nodes (comparing, pace)
 asking     requests to nodes
 """

@@ -22,9 +22,11 @@ from cluster.peers import is_url
 from cluster.protocol import NODE_HEADER, TILE_PATH, node_token
 
 _JSON: Final = "application/json"
-_SECONDS = 10.0
-_LONG_SECONDS = 120.0
+SECONDS: Final = 10.0
+LONG_SECONDS: Final = 120.0
+"""For an answer that takes a node long to find, or to send."""
 _MOST_BYTES = 4 << 20
+_PIECE_BYTES = 256 << 10
 _NO_ANSWER: Final = (OSError, ValueError, HTTPException)
 """What comes instead of an answer: no connection, no URL of a node, no HTTP."""
 
@@ -66,10 +68,14 @@ class NodeAnswers:
     _key: NodeKey | None = None
     _bases: Sequence[str] = ()
 
-    def ask(self, method: str, url: str, body: object = None) -> Asked:
-        """One request; what goes wrong is in the answer."""
+    def ask(
+        self, method: str, url: str, body: object = None, *, seconds: float = SECONDS
+    ) -> Asked:  # fmt: skip
+        """One request, which may take so long; what goes wrong is in the answer."""
         data = None if body is None else json.dumps(body).encode()
-        return _asked(lambda: _request(method, url, self._headers(method, url, _JSON), data))
+        return _asked(
+            lambda: _request(method, url, self._headers(method, url, _JSON), data), seconds
+        )
 
     def status(self, node: str) -> Asked:
         """What a node says of itself to anybody: nothing shows yet that it is one of ours."""
@@ -79,29 +85,43 @@ class NodeAnswers:
         """The body of an answer, None unless it is 200; raises LogError when none comes, and
         NotAdmitted when nodes take us for none.
         """
+        found: bytes | None = self._opened(url, accept, lambda answer: answer.read())
+        return found
+
+    def _opened(self, url: str, accept: str, take: Callable[[Any], Any]) -> Any:
         try:
             request = _request("GET", url, self._headers("GET", url, accept))
-            with _OPENER.open(request, timeout=_LONG_SECONDS) as answer:
-                body: bytes = answer.read()
-                return body
+            with _OPENER.open(request, timeout=LONG_SECONDS) as answer:
+                return take(answer)
         except urllib.error.HTTPError as error:
             _require_admitted(url, error)
             return None
         except _NO_ANSWER as error:
             raise LogError(f"{url}: {error}") from None
 
-    def digest(self, url: str) -> tuple[str | None, int]:
+    def page(self, url: str, accept: str) -> tuple[bytes | None, str | None]:
+        """The body of a project page, and the serial of the last change to it, if it says one.
+
+        Raises as `read`.
+        """
+        found = self._opened(url, accept, lambda answer: (answer.read(), answer.headers))
+        return (None, None) if found is None else (found[0], found[1]["X-PyPI-Last-Serial"])
+
+    def digest(
+        self, url: str, read: Callable[[int], None] = lambda size: None
+    ) -> tuple[str | None, int]:
         """The sha256 and size of what a URL gives, read in pieces; None when it gives nothing.
 
-        Raises NotAdmitted.
+        `read` hears of the bytes of each piece, and may wait. Raises NotAdmitted.
         """
         total, size = sha256(), 0
         try:
             request = _request("GET", url, self._headers("GET", url, "*/*"))
-            with _OPENER.open(request, timeout=_LONG_SECONDS) as answer:
-                while piece := answer.read(1 << 20):
+            with _OPENER.open(request, timeout=LONG_SECONDS) as answer:
+                while piece := answer.read(_PIECE_BYTES):
                     total.update(piece)
                     size += len(piece)
+                    read(len(piece))
         except urllib.error.HTTPError as error:
             _require_admitted(url, error)
             return None, size
@@ -158,9 +178,9 @@ def _request(
     return urllib.request.Request(url, data, headers, method=method)  # noqa: S310
 
 
-def _asked(request: Callable[[], urllib.request.Request]) -> Asked:
+def _asked(request: Callable[[], urllib.request.Request], seconds: float = SECONDS) -> Asked:
     try:
-        with _OPENER.open(request(), timeout=_SECONDS) as answer:
+        with _OPENER.open(request(), timeout=seconds) as answer:
             return Asked(answer.status, _object(answer.read(_MOST_BYTES)), "")
     except urllib.error.HTTPError as error:
         values = _object(_beginning(error, 65_536))

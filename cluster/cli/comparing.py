@@ -7,20 +7,28 @@ import json
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urljoin
 
 from attrs import define
 
-from cluster.cli.asking import NodeAnswers, NotAdmitted
+from cluster.cli.asking import LONG_SECONDS, SECONDS, NodeAnswers, NotAdmitted
 from cluster.protocol import PROJECTS_PATH, STATE_PATH
 
+T = TypeVar("T")
 Told = Callable[[int, int], None]
 """Hears of progress: how much is done, of how much."""
 
 _TRIES = 20
+_SURE = 2
 _PAUSE_SECONDS = 0.5
+# A node waits 5 s for a serial. Who misses the moment in which both are at one tries again.
+_WAITS = 4
+_MOMENTS = 500
+_FURTHEST = 8
 _MOST_DIFFERENCES = 1_000
 _FORMATS = ("text/html", "application/vnd.pypi.simple.v1+json")
 
@@ -49,10 +57,22 @@ class Pair:
     one: str
     other: str
     sample: int | None
+    read: Callable[[int], None] = lambda size: None
+    """Hears of the bytes of files that were read, and may wait."""
 
-    def json(self, node: str, path: str) -> dict[str, Any]:
-        """A JSON document of a node; raises Trouble, NotAdmitted."""
-        answer = self.asking.ask("GET", node + path)
+    def both(self, question: Callable[[str], T]) -> tuple[T, T]:
+        """What both nodes answer at the same time; raises what the question raises."""
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.map(question, (self.one, self.other))
+        return one, other
+
+    def serials(self) -> tuple[int, int]:
+        """How far both are; raises Trouble, NotAdmitted."""
+        return self.both(lambda node: int(self.json(node, "/+status")["serial"]))
+
+    def json(self, node: str, path: str, seconds: float = SECONDS) -> dict[str, Any]:
+        """A JSON document of a node, which may take so long; raises Trouble, NotAdmitted."""
+        answer = self.asking.ask("GET", node + path, seconds=seconds)
         if answer.status == HTTPStatus.UNAUTHORIZED:
             raise NotAdmitted(f"{node}{path} answers 401: {answer.message}")
         if answer.status != 200 or not answer.values:
@@ -92,7 +112,7 @@ def compare_log(pair: Pair, told: Told) -> dict[str, Any]:
 
 def compare_state(pair: Pair, told: Told) -> dict[str, Any]:
     """Level 2: what the entries were turned into, bucket by bucket."""
-    one, other = _at_one_serial(pair, STATE_PATH)
+    one, other = _at_one_serial(pair, STATE_PATH, "buckets")
     versions = one.get("schema"), other.get("schema")
     if versions[0] != versions[1]:
         raise OtherTables(f"the nodes' tables are of versions {versions[0]} and {versions[1]}")
@@ -101,7 +121,7 @@ def compare_state(pair: Pair, told: Told) -> dict[str, Any]:
     found: list[str] = []
     for at, name in enumerate(wrong):
         told(at, len(wrong))
-        mine, theirs = _at_one_serial(pair, f"{STATE_PATH}/{name}")
+        mine, theirs = _at_one_serial(pair, f"{STATE_PATH}/{name}", "keys")
         keys = sorted(mine["keys"].keys() | theirs["keys"].keys())
         found += [
             f"the state of {key}"
@@ -113,12 +133,26 @@ def compare_state(pair: Pair, told: Told) -> dict[str, Any]:
     return {"buckets": len(names), "serial": one["serial"]}
 
 
-def _at_one_serial(pair: Pair, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    for _ in range(_TRIES):
-        one, other = pair.json(pair.one, path), pair.json(pair.other, path)
-        if one["serial"] == other["serial"]:
+def _at_one_serial(pair: Pair, path: str, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What both nodes say under `key` of their states at one serial.
+
+    They are asked for a serial that is yet to come on both, some entries ahead where many are
+    written: each answers in the moment in which it is there, if it passes through that one.
+    """
+    at, ahead, waits = max(pair.serials()), 0, 0
+    for _ in range(_MOMENTS):
+        wanted = at + ahead
+        asked = f"{path}?at={wanted}"
+        one, other = pair.both(partial(pair.json, path=asked, seconds=LONG_SECONDS))
+        at, least = max(one["serial"], other["serial"]), min(one["serial"], other["serial"])
+        if at == least and key in one and key in other:
             return one, other
-        time.sleep(_PAUSE_SECONDS)
+        if least < wanted:  # nothing was written that long, or one node does not follow
+            waits, ahead = waits + 1, 0
+            if waits == _WAITS:
+                raise Trouble(f"one node stays at serial {least}, the other one is at {at}")
+        else:
+            ahead = min(ahead + 1, _FURTHEST)
     raise Trouble("the nodes did not come to one serial while they were asked")
 
 
@@ -139,21 +173,25 @@ def compare_pages(pair: Pair, told: Told) -> dict[str, Any]:
 
 
 def _same_page(pair: Pair, path: str, accept: str) -> bool:
+    """Whether both serve the same page of one state; raises Trouble when they come to none."""
+
+    def page(node: str) -> tuple[bytes | None, str | None]:
+        return pair.asking.page(node + path, accept)
+
+    one, other = pair.both(page)
+    seen = 0
     for _ in range(_TRIES):
-        pages = [pair.asking.read(node + path, accept=accept) for node in (pair.one, pair.other)]
-        if pages[0] == pages[1]:
+        if one[0] == other[0]:
             return True
-        # One of them may be a few milliseconds behind.
-        serials = [pair.json(node, "/+status")["serial"] for node in (pair.one, pair.other)]
-        if serials[0] == serials[1]:
-            return _again(pair, path, accept)
+        before = pair.serials()
+        one, other = pair.both(page)
+        # Twice: an option of the index, which is no change to the page, may be on its way.
+        same_change = one[1] is not None and one[1] == other[1]
+        seen += same_change or (before[0] == before[1] and pair.serials() == before)
+        if seen == _SURE:
+            return one[0] == other[0]
         time.sleep(_PAUSE_SECONDS)
-    return False
-
-
-def _again(pair: Pair, path: str, accept: str) -> bool:
-    one, other = (pair.asking.read(n + path, accept=accept) for n in (pair.one, pair.other))
-    return one == other
+    raise Trouble(f"the page {path} was never of one state on both nodes")
 
 
 def compare_files(pair: Pair, told: Told) -> dict[str, Any]:
@@ -162,19 +200,32 @@ def compare_files(pair: Pair, told: Told) -> dict[str, Any]:
     for at, (index, project) in enumerate(projects):
         told(at, len(projects))
         for file in _files(pair, index, project):
-            expected = file.get("hashes", {}).get("sha256")
-            if expected is None:
+            if "sha256" not in file.get("hashes", {}):
                 continue
             for node in (pair.one, pair.other):
-                digest, length = pair.asking.digest(
-                    urljoin(f"{node}/{index}/+simple/{project}/", file["url"])
-                )
+                url = urljoin(f"{node}/{index}/+simple/{project}/", file["url"])
+                digest, length = _digest(pair, url)
                 count, size = count + 1, size + length
-                if digest != expected:
+                if digest != file["hashes"]["sha256"] and _is_listed(pair, index, project, file):
                     found.append(f"{file['filename']} on {node}: {digest or 'not served'}")
     if found:
         raise Difference(found[:_MOST_DIFFERENCES])
     return {"files": count, "bytes": size}
+
+
+def _digest(pair: Pair, url: str) -> tuple[str | None, int]:
+    for _ in range(1 + _SURE):
+        digest, size = pair.asking.digest(url, pair.read)
+        serials = pair.serials() if digest is None else (0, 0)
+        if serials[0] == serials[1]:
+            break
+        # The node may be a few milliseconds behind the page that lists it.
+        time.sleep(_PAUSE_SECONDS)
+    return digest, size
+
+
+def _is_listed(pair: Pair, index: str, project: str, file: dict[str, Any]) -> bool:
+    return any(one["url"] == file["url"] for one in _files(pair, index, project))
 
 
 def _files(pair: Pair, index: str, project: str) -> list[dict[str, Any]]:

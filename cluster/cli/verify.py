@@ -25,7 +25,9 @@ from cluster.cli.comparing import (
     compare_pages,
     compare_state,
 )
-from cluster.errors import PymirrorError
+from cluster.cli.pace import Pace
+from cluster.errors import InvalidRequest, PymirrorError
+from cluster.sizes import parse_size
 
 LEVELS = ("log", "state", "pages", "files")
 EQUAL, DIFFERENT, UNABLE = 0, 1, 2
@@ -65,6 +67,11 @@ class Report:
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Look at every project.")
 @click.option(
+    "--rate", metavar="RATE", callback=lambda _, __, text: _rate(text),
+    help="Read files (level 4) at no more than so many bytes a second, such as 50MB/s; both nodes "
+    "together [default: one file at a time, as fast as it comes].",
+)  # fmt: skip
+@click.option(
     "--state-dir",
     envvar="PYMIRROR_STATE_DIR",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -80,8 +87,8 @@ class Report:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(
-    url: str, against: str, level: int, sample: int, everything: bool, state_dir: Path | None,
-    secret_file: Path | None, as_json: bool,
+    url: str, against: str, level: int, sample: int, everything: bool, rate: int | None,
+    state_dir: Path | None, secret_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare the node at URL with another one.
 
@@ -89,7 +96,8 @@ def verify(
     not be found out.
     """
     nodes = url.rstrip("/"), against.rstrip("/")
-    pair = Pair(_asking(state_dir, secret_file, nodes), *nodes, None if everything else sample)
+    asking, some = _asking(state_dir, secret_file, nodes), None if everything else sample
+    pair = Pair(asking, *nodes, some, Pace(rate, time.monotonic, time.sleep).read)
     report = Report()
     checks: tuple[Callable[..., dict[str, Any]], ...] = (
         compare_log, compare_state, compare_pages, compare_files,
@@ -100,6 +108,19 @@ def verify(
                 break
     _show(report, as_json)
     raise SystemExit(report.exit_code)
+
+
+def _rate(text: str | None) -> int | None:
+    """Bytes a second; raises BadParameter."""
+    if text is None:
+        return None
+    try:
+        rate = parse_size(text.strip().removesuffix("/s"))
+    except InvalidRequest:
+        rate = 0
+    if rate <= 0:
+        raise click.BadParameter(f"{text!r} is not a rate such as 50MB/s")
+    return rate
 
 
 def _asking(

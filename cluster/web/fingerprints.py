@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from klein import Klein
 from sqlalchemy import Connection
@@ -16,6 +17,8 @@ from cluster.web.request import NodeRequest
 from cluster.web.routes import answering
 
 _BUCKET = re.compile(r"[0-9a-f]{2}|[a-z]{3,20}", re.ASCII)
+_SERIAL = re.compile(r"[0-9]{1,18}", re.ASCII)
+_WAIT_SECONDS: Final = 5.0
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -35,23 +38,34 @@ async def _projects(web: Any, request: NodeRequest) -> Reply:
 
 
 async def _buckets(web: Any, request: NodeRequest) -> Reply:
-    web.identity.require_node(request)
-
-    def read(connection: Connection) -> dict[str, Any]:
-        found = fingerprint.buckets(connection)
-        serial = queries.head(connection).serial
-        return {"schema": schema.VERSION, "serial": serial, "buckets": found}
-
-    return json_reply(await web.database.read(read), headers=_NO_STORE)
+    return await _digests(web, request, lambda c: {"buckets": fingerprint.buckets(c)})
 
 
 async def _bucket(web: Any, request: NodeRequest, bucket: str) -> Reply:
-    web.identity.require_node(request)
     if not _BUCKET.fullmatch(bucket):
         raise InvalidRequest("a bucket is two hex digits, or the name of a table")
+    return await _digests(web, request, lambda c: {"keys": fingerprint.keys_of(c, bucket)})
+
+
+async def _digests(
+    web: Any, request: NodeRequest, found: Callable[[Connection], dict[str, Any]]
+) -> Reply:
+    """What is `found` in the present state; with ``at=<serial>`` in the state at that serial.
+
+    It is waited for. No state is kept: when it has passed, the present serial alone is the
+    answer, which costs nothing, so that who compares two busy nodes can ask again at once.
+    """
+    web.identity.require_node(request)
+    text = (request.args.get(b"at") or [b""])[0].decode("ascii", "replace")
+    if text and not _SERIAL.fullmatch(text):
+        raise InvalidRequest("at is a serial")
+    at = int(text) if text else None
+    if at is not None:
+        await web.position.reached(at, _WAIT_SECONDS)
 
     def read(connection: Connection) -> dict[str, Any]:
-        head = queries.head(connection)
-        return {"serial": head.serial, "keys": fingerprint.keys_of(connection, bucket)}
+        serial = queries.head(connection).serial
+        said = {"schema": schema.VERSION, "serial": serial}
+        return said | found(connection) if at in (None, serial) else said
 
     return json_reply(await web.database.read(read), headers=_NO_STORE)

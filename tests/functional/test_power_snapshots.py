@@ -14,7 +14,7 @@ import pytest
 from cluster.log import changelog
 from cluster.promotion import opened
 from tests.functional.crashing import INDEX, SOAK, Attempts, check_folder, killed_at
-from tests.functional.cutting import DURABLE, NEVER, Site, recorded_in, site, whole_snapshots
+from tests.functional.cutting import NEVER, Site, recorded_in, site, whole_snapshots
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
 from tests.processes import Node, basic, eventually
 from tests.strace import Point, points, require_strace, spread, traced
@@ -95,6 +95,11 @@ def _made(where: Site, attempts: Attempts, point: Point, make: Callable[[], None
     return was_killed
 
 
+def _serial(folder: Path) -> int:
+    with opened(folder) as engine, engine.begin() as connection:
+        return changelog.size(connection)
+
+
 def _minimum(folder: Path) -> int:
     with opened(folder) as engine, engine.begin() as connection:
         return changelog.minimum(connection)
@@ -114,7 +119,7 @@ def test_starting(tmp_path: Path) -> None:
         replica = where.node("replica", "pymirror-replica", "--primary-url", primary.url)
         normal, found = replica._command, _starting_points(where, replica)
         kills = 0
-        for point in [*(found if SOAK else spread(found, 4)), NEVER]:
+        for point in [*found, NEVER]:
             _empty(where, replica)
             replica._command = traced(normal, where.trace, point.inject("signal=SIGKILL"))
             replica.launch()
@@ -122,6 +127,9 @@ def test_starting(tmp_path: Path) -> None:
             kills += not replica.running
             replica.kill()
             where.disk.cut()
+            if (replica.state_dir / "log.sqlite").is_symlink():
+                # It is made last: what it leads to is whole.
+                assert _serial(replica.state_dir) == primary.status()["serial"], point
             replica._command = normal
             replica.start()
             check_same_roots([primary, replica])
@@ -137,10 +145,15 @@ def _starting_points(where: Site, replica: Node) -> list[Point]:
     replica.start()
     replica.kill()
     replica._command = normal
-    return [p for p in points(where.trace, replica.state_dir) if p.call in _MOVES]
+    found = [p for p in points(where.trace, replica.state_dir) if p.call in _MOVES]
+    if SOAK:
+        return found
+    linked = found.index(Point("symlink", 1))  # from here on the new file is the node's
+    behind = [p for p in found[linked:] if p.call in ("symlink", "unlinkat")]
+    return [*spread(found[:linked], 2), *spread(behind, 3)]
 
 
-_MOVES = [call for call in DURABLE if call not in ("write", "pwrite64")]
+_MOVES = ("fsync", "fdatasync", "rename", "symlink", "unlink", "unlinkat")
 
 
 def _empty(where: Site, replica: Node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from attrs import evolve, frozen
 
@@ -35,6 +35,13 @@ class State(StrEnum):
     NEEDS_UPGRADE = "needs-upgrade"
     LOOP = "loop"
     DISK_FAILED = "disk-failed"
+
+
+STUCK: Final = frozenset(
+    {State.NOT_ADMITTED, State.OTHER_LOG, State.DIVERGED, State.NEEDS_UPGRADE, State.LOOP,
+     State.DISK_FAILED}
+)  # fmt: skip
+"""States in which nothing is applied before somebody has done something about it."""
 
 
 class Unreachable(PymirrorError):

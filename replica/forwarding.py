@@ -1,6 +1,7 @@
 """Writes go to the primary; the answer is held until this replica has applied what it says.
 
-So a client reads its own writes here. Bodies stream through; none is held.
+So a client reads its own writes here; unless this replica applies nothing any more, for what the
+primary has acknowledged is done. Bodies stream through; none is held.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from cluster.web.identity import Identity
 from cluster.web.outside import OUTSIDE_URL_HEADER, outside_url
 from cluster.web.replies import Reply
 from cluster.web.request import NodeRequest
+from replica.following import STUCK, Following
 from replica.primary_client import PrimaryClient
 from replica.via import via_through
 
 _APPLY_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
 _UPLOAD_SECONDS = 4 * 3600.0
 # The primary may have to fetch a whole release from an upstream, or to send one elsewhere.
 _PUSH_SECONDS = 1800.0
@@ -57,7 +60,7 @@ _PASSED_BACK = (
 
 @define
 class Forwarding:
-    """Sends clients' writes to the primary."""
+    """Sends clients' writes to the primary; `following` says how this replica does."""
 
     _client: PrimaryClient
     _position: Position
@@ -66,6 +69,7 @@ class Forwarding:
     _outside_url: str | None
     _identity: Identity
     _own: str
+    following: Callable[[], Following] = Following
 
     async def small(self, request: NodeRequest) -> Reply:
         """Forward a client's request whose body is in memory; raises Unavailable."""
@@ -157,9 +161,23 @@ class Forwarding:
         headers = self._headers(request) if headers is None else headers
         work = Deferred.fromCoroutine(self._exchange(method, path, headers, body))
         try:
-            return await bounded(work, seconds, self._clock)
+            reply = await bounded(work, seconds, self._clock)
         except Exception as error:
             raise _away(error) from error
+        # Beyond that bound: what is stored must not be called unknown because it is late here.
+        serial = reply.headers.get(SERIAL_HEADER, "")
+        if reply.status < 400 and serial.isdigit():
+            await self._applied(int(serial))
+        return reply
+
+    async def _applied(self, serial: int) -> None:
+        """Wait until a serial is applied here, if it may be soon."""
+        end = self._clock.seconds() + _APPLY_SECONDS
+        while (now := self._clock.seconds()) < end and self.following().state not in STUCK:
+            is_here = await self._position.reached(serial, _LOOK_SECONDS)
+            # Who is woken before, and in vain, is told by that to wait no more.
+            if is_here or self._clock.seconds() < now + _LOOK_SECONDS:
+                return
 
     async def _exchange(
         self, method: str, path: str, headers: Mapping[str, str], body: object
@@ -171,9 +189,6 @@ class Forwarding:
 
     async def _relayed(self, response: Any, body: bytes) -> Reply:
         self._primary_answered()
-        serial = first(response, SERIAL_HEADER) or ""
-        if response.code < 400 and serial.isdigit():
-            await self._position.reached(int(serial), _APPLY_SECONDS)
         values = {name: first(response, name) for name in _PASSED_BACK}
         headers = {name: value for name, value in values.items() if value is not None}
         reason = response.phrase.decode("latin-1") if response.code >= 400 else None

@@ -173,6 +173,10 @@ def test_news_to_a_replica(nodes: Cluster, tmp_path: Path) -> None:
     assert upload(site.primary, INDEX, built[1]).status == 200
     for replica in site.replicas:
         check_needs_upgrade(site.primary, replica, built[0])
+    before, through = time.monotonic(), wheel("through", "1")
+    assert upload(site.replicas[0], INDEX, through).status == 200
+    assert time.monotonic() - before < 10, "it was waited for a replica that is stuck"
+    wait_visible(site.primary, INDEX, through, 1)
     site.primary.terminate()
     said = refuses_to_start(site.primary, CHECKOUT)
     assert "was recorded by a newer pymirror, install that again" in said
@@ -181,6 +185,7 @@ def test_news_to_a_replica(nodes: Cluster, tmp_path: Path) -> None:
     for replica in site.replicas:
         site.restart(replica, later)
         wait_visible(replica, INDEX, built[1], EQUAL_SECONDS)
+        wait_visible(replica, INDEX, through, EQUAL_SECONDS)
     site.check_equal()
     assert upload(site.replicas[0], INDEX, wheel(NEWS, "2")).status == 200
     site.check_equal()

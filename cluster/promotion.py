@@ -18,7 +18,7 @@ from attrs import frozen
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, Engine
 
-from cluster.durable import FolderLock, write_durably
+from cluster.durable import FolderLock, sync_folder, write_durably
 from cluster.errors import LogError, PymirrorError
 from cluster.log import changelog
 from cluster.log.changes import Change, Kind, encode
@@ -62,7 +62,10 @@ def opened(state_dir: Path) -> Iterator[Engine]:
     """The database of a stopped node; raises FolderInUse, NotPossible."""
     path = state_dir / "log.sqlite"
     if not path.exists():
-        raise NotPossible(f"{state_dir} holds no log: is it a node's state folder?")
+        raise NotPossible(
+            f"{state_dir} holds no log: is it a node's state folder? One that was demoted may "
+            "have none until it is started as a replica"
+        )
     lock = FolderLock(state_dir)
     engine = open_engine(path, changelog.metadata)
     try:
@@ -163,34 +166,41 @@ def demote(state_dir: Path, engine: Engine, fork: Start | None) -> Path | None:
     """Make a replica of an old primary; returns the file with the entries that nobody else has.
 
     Order: entries kept in that file, then the log cut, then what made the folder a primary's is
-    put away; a crash between is mended by doing it again.
+    put away, all of it durable; last a log that could not be cut. A crash between is mended by
+    doing it again.
     """
     mine = standing(engine)
-    orphans = None
+    orphans, is_cut = None, True
     if fork is not None and mine.serial >= fork.serial:
-        orphans = _taken_back(state_dir, engine, fork, mine.epoch)
+        orphans, is_cut = _taken_back(state_dir, engine, fork, mine.epoch)
     identity = orjson.dumps({"log": mine.log, "key": mine.key})
     write_durably(state_dir / IDENTITY_FILE, identity)
     key = state_dir / KEY_FILE
     if key.exists():
         key.replace(state_dir / f"{KEY_FILE}.epoch-{mine.epoch}")
     (state_dir / FENCED_FILE).unlink(missing_ok=True)
+    # Else a power cut brings the key back, and the folder could be started as a primary's.
+    sync_folder(state_dir)
+    if not is_cut:
+        engine.dispose()
+        _put_away(state_dir, f"epoch-{mine.epoch}.sqlite")
     return orphans
 
 
-def _taken_back(state_dir: Path, engine: Engine, fork: Start, epoch: int) -> Path | None:
+def _taken_back(
+    state_dir: Path, engine: Engine, fork: Start, epoch: int
+) -> tuple[Path | None, bool]:
+    """The file with what is taken back, and whether the log is cut there."""
     size = fork.serial - 1
     try:
         with writing(engine) as connection:
             if changelog.frontier(connection, size).root != fork.root:
                 raise LogError("the logs differ already before the newer epoch began")
-            return roll_back(connection, size, state_dir)
+            return roll_back(connection, size, state_dir), True
     except changelog.Compacted:
         # What the entries left here say cannot be told without those that are gone: the replica
         # starts from a snapshot, and the old database stays for the operator.
-        engine.dispose()
-        _put_away(state_dir, f"epoch-{epoch}.sqlite")
-        return orphans_file(state_dir, epoch, size)
+        return orphans_file(state_dir, epoch, size), False
 
 
 def _put_away(state_dir: Path, name: str) -> None:
@@ -202,3 +212,4 @@ def _put_away(state_dir: Path, name: str) -> None:
         if path.exists():
             path.replace(state_dir / f"{name}{ending}")
     link.unlink(missing_ok=True)
+    sync_folder(state_dir)

@@ -91,17 +91,17 @@ def decode_tail(body: bytes) -> TailPage:
     return TailPage(lines.split(b"\n"), checkpoint)
 
 
-FRAME: Final = struct.Struct("!BI")
-"""What comes before each frame of a stream: its kind, and how many bytes follow."""
+FRAME: Final = struct.Struct("!BQI")
+"""What comes before each frame of a stream: its kind, the sender's head, how many bytes follow."""
 TELL: Final = 0
 """A frame without bytes: say now how far you are, somebody waits for that."""
 PAGE_ENCODINGS: Final = (None, "zstd", "gzip")
 """The encodings of frames of the kinds 1, 2 and 3, each of which is a page."""
 
 
-def encode_frame(body: bytes, encoding: str | None) -> bytes:
-    """A page as a frame of a stream."""
-    return FRAME.pack(PAGE_ENCODINGS.index(encoding) + 1, len(body)) + body
+def encode_frame(body: bytes, encoding: str | None, head: int) -> bytes:
+    """A page as a frame of a stream of a primary whose last entry is `head`."""
+    return FRAME.pack(PAGE_ENCODINGS.index(encoding) + 1, head, len(body)) + body
 
 
 def node_token(secret: bytes, node: str, now: float) -> str:

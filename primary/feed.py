@@ -116,6 +116,8 @@ class Feed:
         node = self._identity.require_node(request)
         try:
             return await self._tail(node, request)
+        except changelog.Compacted as error:
+            return self._begins_at(error)
         except OtherHistory as error:
             self._followers.refused(node, str(error))
             self._acks.forget(node)
@@ -136,29 +138,25 @@ class Feed:
         )
         if start > self._position.serial:
             raise OtherHistory(f"this log ends at {self._position.serial}, you are at {start}")
+        page = None
         if start == self._position.serial and root == self._position.head.root:
             self._acks.cosigned(node, start, files_position(said, start))
-            if question.wait_seconds and self._streams.suits(node, question):
-                await self._streams.send(node, request, question, self._checked)
-                return None
-            if question.wait_seconds:
-                await self._polls.wait(node, start + 1, question.wait_seconds)
-                self._identity.require_admitted(node)  # it may have been revoked meanwhile
-        reply = await self._behind(question)
-        if reply.status == 200:
-            self._acks.cosigned(node, start, files_position(said, start))
-        return reply
-
-    async def _behind(self, question: Asked) -> Reply:
-        """The page behind a position whose root is right, or where the log begins now."""
-        try:
+            if not question.wait_seconds:
+                return (await self._checked(question)).reply()
+        else:
             page = await self._checked(question)
-        except changelog.Compacted as error:
-            where = {"minimum": error.minimum, "snapshot": self.newest_snapshot()}
-            return json_reply(where, 410, NO_STORE)
+            self._acks.cosigned(node, start, files_position(said, start))
+        if self._streams.suits(node, question):
+            await self._streams.send(node, request, question, self._checked, page)
+            return None
+        if page is None:
+            await self._polls.wait(node, start + 1, question.wait_seconds)
+            self._identity.require_admitted(node)  # it may have been revoked meanwhile
+            page = await self._checked(question)
         return page.reply()
 
     async def _checked(self, question: Asked) -> Page:
+        """The page behind a position, whose root must be right."""
         page = await self._page(question)
         if page.before != question.root:
             raise OtherHistory(f"my root of {question.start} entries is not yours")
@@ -200,7 +198,14 @@ class Feed:
         question = asked(request, self._log.log)
         if question.start > self._position.serial:
             raise OtherHistory(f"this log ends at {self._position.serial}")
-        return await self._behind(question)
+        try:
+            return (await self._checked(question)).reply()
+        except changelog.Compacted as error:
+            return self._begins_at(error)
+
+    def _begins_at(self, compacted: changelog.Compacted) -> Reply:
+        where = {"minimum": compacted.minimum, "snapshot": self.newest_snapshot()}
+        return json_reply(where, 410, NO_STORE)
 
     async def note(self, request: NodeRequest, size: str) -> Reply:
         """A signed note for an earlier size of the log: for replicas that others follow."""
@@ -213,6 +218,7 @@ class Feed:
     def stop(self) -> None:
         """Answer those who wait, and let nobody wait any more: the node is going down."""
         self._polls.stop()
+        self._streams.stop()
 
     async def _page(self, question: Asked) -> Page:
         key = (question.start, self._position.serial, question.encoding)

@@ -1,6 +1,7 @@
-"""Answers that go on: who has everything gets what is committed next as one more page of it.
+"""Answers that go on: whoever follows gets page after page in one, those of later commits too.
 
-A question and an answer for each commit would be most of what following costs, on both sides.
+A question and an answer for each commit would be most of what following costs, on both sides; who
+is behind would wait for the next page while it could be made, and make the next one wait for it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from attrs import define, evolve, field
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from zope.interface import implementer  # type: ignore[attr-defined]
 
 from cluster.clock import Clock
 from cluster.errors import PymirrorError
-from cluster.protocol import FRAME, STREAM_TYPE, TELL, encode_frame
+from cluster.log.merkle import Frontier
+from cluster.protocol import FRAME, POLL_WAIT_SECONDS, STREAM_TYPE, TELL, encode_frame
+from cluster.state.position import Position
 from cluster.web.identity import Identity
 from cluster.web.polls import Polls
 from cluster.web.request import NodeRequest
@@ -26,6 +30,7 @@ CONFIRM_SECONDS: Final = 5.0
 """A follower says in half a second how far it is: a page that it says nothing of for longer was
 held back on its way, by a front that collects answers."""
 _HELD_BACK_SECONDS: Final = 600.0
+Behind = Callable[[Asked], Awaitable[Page]]
 _HEADERS: Final = {
     **NO_STORE,
     "Content-Type": STREAM_TYPE,
@@ -40,8 +45,9 @@ class _Stream:
 
     request: NodeRequest
     at: int
-    is_slow: bool = False
     _wanted: int = 0
+    _draining: Deferred[None] | None = None
+    _is_full: bool = False
 
     def open(self) -> None:
         """Send the head of the answer."""
@@ -55,10 +61,10 @@ class _Stream:
         if not self.request.lost:
             self.request.unregisterProducer()
 
-    def write(self, page: Page, end: int) -> None:
+    def write(self, page: Page, end: int, head: int) -> None:
         """Send a page that ends at `end`."""
         self.at = end
-        self.request.write(encode_frame(page.body, page.encoding))
+        self.request.write(encode_frame(page.body, page.encoding, head))
         self._tell()
 
     def tell(self, serial: int) -> None:
@@ -68,15 +74,24 @@ class _Stream:
 
     def _tell(self) -> None:
         if 0 < self._wanted <= self.at and not self.request.lost:
+            self.request.write(FRAME.pack(TELL, self.at, 0))
             self._wanted = 0
-            self.request.write(FRAME.pack(TELL, 0))
+
+    async def drained(self) -> None:
+        """Wait until there is room for another page: of each follower, one is in memory here."""
+        if self._is_full:
+            self._draining = Deferred()
+            await self._draining
 
     def pauseProducing(self) -> None:
-        """The follower reads more slowly than this log grows: it is to ask for each page."""
-        self.is_slow = True
+        """What was written does not leave."""
+        self._is_full = True
 
     def resumeProducing(self) -> None:
-        """It has read what was written."""
+        """It has left."""
+        self._is_full = False
+        if self._draining is not None and not self._draining.called:
+            self._draining.callback(None)
 
     def stopProducing(self) -> None:
         """The connection is lost, and the request hears of that."""
@@ -89,6 +104,7 @@ class Streams:
     _log = Logger()
 
     _clock: Clock
+    _position: Position
     _polls: Polls
     _acks: Acks
     _identity: Identity
@@ -96,7 +112,7 @@ class Streams:
     _held_back: dict[str, float] = field(factory=dict)
 
     def suits(self, node: str, question: Asked) -> bool:
-        """Whether a follower that has everything is answered by a stream."""
+        """Whether a follower is answered by a stream."""
         until = self._held_back.get(node, 0.0)
         return question.streams and until <= self._clock.seconds()
 
@@ -105,19 +121,24 @@ class Streams:
         for stream in self._open:
             stream.tell(serial)
 
-    async def send(
-        self, node: str, request: NodeRequest, question: Asked,
-        behind: Callable[[Asked], Awaitable[Page]],
-    ) -> None:  # fmt: skip
-        """Write pages, which `behind` gives, until the follower has waited as long as it wants.
+    def stop(self) -> None:
+        """Let nobody wait for room: the node is going down, and the polls have been ended."""
+        for stream in list(self._open):
+            stream.resumeProducing()
 
-        Whatever is wrong meanwhile ends the stream: what it is, the next question is answered.
+    async def send(
+        self, node: str, request: NodeRequest, question: Asked, behind: Behind,
+        first: Page | None = None,
+    ) -> None:  # fmt: skip
+        """Write pages, which `behind` gives, for as long as a poll may wait; `first` if it is
+        known already. Whatever is wrong meanwhile ends the stream: what, the next question is
+        answered.
         """
         stream = _Stream(request, question.start)
         stream.open()
         self._open.add(stream)
         try:
-            await self._write(node, stream, question, behind)
+            await self._write(node, stream, question, behind, first)
         except PymirrorError as error:
             self._log.debug("a stream to {node} ends: {error}", node=node, error=str(error))
         finally:
@@ -125,26 +146,33 @@ class Streams:
             stream.close()
 
     async def _write(
-        self, node: str, stream: _Stream, question: Asked,
-        behind: Callable[[Asked], Awaitable[Page]],
-    ) -> None:  # fmt: skip
-        ends = self._clock.seconds() + question.wait_seconds
+        self, node: str, stream: _Stream, question: Asked, behind: Behind, page: Page | None
+    ) -> None:
+        ends = self._clock.seconds() + POLL_WAIT_SECONDS
+        while True:
+            if page is None and not await self._has_news(node, stream, ends):
+                return
+            page = page or await behind(question)
+            after = page.after or Frontier()
+            is_last = after.size <= stream.at
+            stream.write(page, max(after.size, stream.at), self._position.serial)
+            # An empty page, whose checkpoint says that there was no more, is the last one.
+            if is_last or self._clock.seconds() >= ends:
+                return
+            question, page = evolve(question, start=after.size, root=after.root), None
+            await stream.drained()
+
+    async def _has_news(self, node: str, stream: _Stream, ends: float) -> bool:
+        """Whether to go on, at the latest when it `ends`: by a page, or by an empty one."""
         while True:
             left = max(0.0, ends - self._clock.seconds())
             is_told = self._acks.position(node) >= stream.at
             seconds = left if is_told else min(left, CONFIRM_SECONDS)
-            goes_on = await self._polls.wait(node, stream.at + 1, seconds)
+            if not await self._polls.wait(node, stream.at + 1, seconds):
+                return False
             self._identity.require_admitted(node)  # it may have been revoked meanwhile
-            page = await behind(question)
-            if page.after is None or page.after.size == stream.at:
-                if goes_on and seconds < left and self._acks.position(node) >= stream.at:
-                    continue
-                if goes_on and seconds < left:
-                    self._held_back[node] = self._clock.seconds() + _HELD_BACK_SECONDS
-                # An empty page, whose checkpoint says that there was no more, is the last one.
-                stream.write(page, stream.at)
-                return
-            stream.write(page, page.after.size)
-            if stream.is_slow or not goes_on:
-                return
-            question = evolve(question, start=page.after.size, root=page.after.root)
+            if seconds == left or self._position.serial > stream.at:
+                return True
+            if self._acks.position(node) < stream.at:
+                self._held_back[node] = self._clock.seconds() + _HELD_BACK_SECONDS
+                return True

@@ -208,12 +208,14 @@ class Follower:
         epoch = self._position.head.epoch
         claims = await self._owners.claims(epoch)
         seconds = POLL_WAIT_SECONDS if waits else 0.0
-        return await self._client.tail(trust.log, at, epoch, seconds, report, claims)
+        return await self._client.tail(trust.log, at, epoch, seconds, report, claims, streams=True)
 
     async def _take_next(self, trust: Trust, later: Sequence[Start], pages: PageStream) -> None:
         frame = await pages.next(self._quiet_seconds())
         if frame is Sign.END:
             self._pages = None
+            if pages.is_untouched:
+                await self._pause(_EMPTY_PAGE_SECONDS)
         elif isinstance(frame, EncodedPage):
             await self._take_page(trust, later, frame)
         else:
@@ -234,8 +236,7 @@ class Follower:
         except LacksSecrets as lacking:
             await self._secrets.fetch(lacking.names)
             taken = await self._database.write(work)
-        primary_serial = taken.frontier.size if one.primary_serial is None else one.primary_serial
-        await self._taken(taken, primary_serial)
+        await self._taken(taken, one.primary_serial)
         if taken.frontier.size == at.size:
             await self._pause(_EMPTY_PAGE_SECONDS)
         elif self._untold_since is None:

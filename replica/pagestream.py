@@ -28,11 +28,11 @@ _PAUSE_FROM_BYTES: Final = 1 << 20
 
 @frozen
 class EncodedPage:
-    """A page as it was sent; `primary_serial` is the head that came with it, if one did."""
+    """A page as it was sent; `primary_serial` is the head that came with it."""
 
     body: bytes
     encoding: str | None
-    primary_serial: int | None = None
+    primary_serial: int = 0
 
 
 class Sign(Enum):
@@ -61,7 +61,10 @@ class PageStream(Protocol):
         self._paused = False
         self._failure: Exception | None = None
         self._waiter: Deferred[None] | None = None
+        self._silence_seconds = 0.0
         self._deadline: Delayed | None = None
+        self.is_untouched = True
+        """Whether nothing was taken from it."""
 
     @classmethod
     def of_page(cls, url: str, page: EncodedPage, clock: Clock) -> PageStream:
@@ -70,10 +73,11 @@ class PageStream(Protocol):
         stream._frames += (page, Sign.END)
         return stream
 
-    def end_within(self, seconds: float) -> None:
-        """Take the answer for broken off unless it ends by then."""
+    def watch(self, silence_seconds: float) -> None:
+        """Take the answer for broken off when it says nothing for so long."""
+        self._silence_seconds = silence_seconds
         late = Unreachable(f"{self._url}: no whole answer in time")
-        self._deadline = self._clock.callLater(seconds, self._fail_with, late)
+        self._deadline = self._clock.callLater(silence_seconds, self._fail_with, late)
 
     async def next(self, quiet_seconds: float | None = None) -> Frame:
         """The next frame, waited for; QUIET if none comes for so long.
@@ -103,14 +107,26 @@ class PageStream(Protocol):
 
     def _taken(self) -> Frame:
         frame = self._frames[0]
-        if frame is not Sign.END:
-            self._frames.popleft()
+        if frame is Sign.END:
+            return frame
+        self._frames.popleft()
+        self.is_untouched = False
         if isinstance(frame, EncodedPage):
             self._held_bytes -= len(frame.body)
             if self._paused and self._held_bytes < _PAUSE_FROM_BYTES:
                 self._paused = False
+                self._restart_watch()
                 self._transport.resumeProducing()
         return frame
+
+    def _restart_watch(self) -> None:
+        self._end_watch()
+        if self._silence_seconds and not self._paused and Sign.END not in self._frames:
+            self.watch(self._silence_seconds)
+
+    def _end_watch(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
 
     @property
     def _transport(self) -> Any:
@@ -126,16 +142,18 @@ class PageStream(Protocol):
                 pass
         except LogError as error:
             self._fail_with(error)
-        if self._held_bytes >= _PAUSE_FROM_BYTES and not self._paused and self._failure is None:
-            self._paused = True
-            self._transport.pauseProducing()
+        if self._failure is None:
+            self._paused = self._held_bytes >= _PAUSE_FROM_BYTES
+            if self._paused:
+                self._transport.pauseProducing()
+            self._restart_watch()
         if self._frames:
             self._wake()
 
     def _split(self) -> bool:
         if len(self._buffer) < FRAME.size:
             return False
-        kind, length = FRAME.unpack_from(self._buffer)
+        kind, head, length = FRAME.unpack_from(self._buffer)
         if kind > len(PAGE_ENCODINGS) or length > (0 if kind == TELL else self._page_limit):
             raise LogError(f"{self._url} sends a frame of kind {kind} with {length} bytes")
         end = FRAME.size + length
@@ -144,8 +162,8 @@ class PageStream(Protocol):
         if kind == TELL:
             self._frames.append(Sign.TELL)
         else:
-            page = EncodedPage(bytes(self._buffer[FRAME.size : end]), PAGE_ENCODINGS[kind - 1])
-            self._frames.append(page)
+            body = bytes(self._buffer[FRAME.size : end])
+            self._frames.append(EncodedPage(body, PAGE_ENCODINGS[kind - 1], head))
             self._held_bytes += length
         del self._buffer[:end]
         return True
@@ -170,8 +188,7 @@ class PageStream(Protocol):
             self._transport.loseConnection()
 
     def _settle(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
+        self._end_watch()
         self._wake()
 
     def _wake(self) -> None:

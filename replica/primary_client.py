@@ -250,16 +250,16 @@ class PrimaryClient:
 
     async def tail(
         self, log: str, at: Frontier, epoch: int, wait_seconds: float, report: bytes,
-        claims: str = "",
+        claims: str = "", *, streams: bool = False,
     ) -> PageStream:  # fmt: skip
-        """What comes of the log behind `at`: a page, or, of who waits for news, pages as they are
-        made; `claims` is what `replica.owners` says of our epoch.
+        """What comes of the log behind `at`: a page, or if the primary likes, with `streams`, all
+        for a while; `claims` is what `replica.owners` says of our epoch.
 
         Raises Unreachable, NotAdmitted, Diverged, WrongLog, LogError.
         """
         root = base64.urlsafe_b64encode(at.root).decode()
         where = f"log={quote(log)}&from={at.size}&root={root}&epoch={epoch}{claims}"
-        stream = "&stream=1" if wait_seconds else ""
+        stream = "&stream=1" if streams else ""
         path = f"{TAIL_PATH}?{where}&wait={wait_seconds:g}{stream}"
         headers = {
             **self.headers(), "Accept-Encoding": "zstd", REPLICA_HEADER: report.decode(),
@@ -284,7 +284,7 @@ class PrimaryClient:
         if response.code != 200 or first(response, "Content-Type") != STREAM_TYPE:
             return Answer(response.code, await read_body(response, self._page_limit), response)
         pages = PageStream(self.url, self._page_limit, self._clock)
-        pages.end_within(POLL_TIMEOUT_SECONDS)
+        pages.watch(POLL_TIMEOUT_SECONDS)
         response.deliverBody(pages)
         return pages
 

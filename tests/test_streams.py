@@ -46,7 +46,8 @@ class Streaming:
 
     def __call__(self, primary: FakePrimary, request: Any) -> None:
         start = int(request.args[b"from"][0])
-        if request.args.get(b"stream") != [b"1"]:
+        assert request.args[b"stream"] == [b"1"]
+        if start < len(primary.log):
             primary.send(request, primary.page(start))
             return
         request.setHeader("Content-Type", STREAM_TYPE)
@@ -57,7 +58,7 @@ class Streaming:
         """New entries as one more page."""
         start = len(primary.log)
         primary.log += entries(changes, start + 1)
-        self.open[-1].write(encode_frame(encode_tail(primary.page(start)), None))
+        self.open[-1].write(encode_frame(encode_tail(primary.page(start)), None, len(primary.log)))
 
 
 async def begun(it: Replica) -> Streaming:
@@ -83,7 +84,7 @@ async def test_one_answer_has_many_pages(tmp_path: Path) -> None:
         script.send(it.primary, user_set("carl"), user_set("dan"))
         await it.reach(5)
         assert told == []
-        script.open[-1].write(FRAME.pack(TELL, 0))
+        script.open[-1].write(FRAME.pack(TELL, 3, 0))
         while not told:
             await turn()
         assert told == [5]
@@ -114,12 +115,12 @@ def _frame(data: bytes) -> Script:
 
 
 def _cut(primary: FakePrimary, request: Any) -> None:
-    request.write(encode_frame(encode_tail(primary.page(2)), None)[:-7])
+    request.write(encode_frame(encode_tail(primary.page(2)), None, 3)[:-7])
     request.channel.loseConnection()
 
 
 def _half(primary: FakePrimary, request: Any) -> None:
-    request.write(encode_frame(encode_tail(primary.page(2)), None)[:-7])
+    request.write(encode_frame(encode_tail(primary.page(2)), None, 3)[:-7])
     request.finish()
 
 
@@ -128,17 +129,17 @@ def _forged(primary: FakePrimary, request: Any) -> None:
     at = good.checkpoint.rindex(b" ") + 20
     letter = b"B" if good.checkpoint[at : at + 1] == b"A" else b"A"
     note = good.checkpoint[:at] + letter + good.checkpoint[at + 1 :]
-    request.write(encode_frame(encode_tail(TailPage(good.entries, note)), None))
+    request.write(encode_frame(encode_tail(TailPage(good.entries, note)), None, 3))
 
 
 HOSTILE: dict[str, tuple[Script, State, str]] = {
     "cut": (_cut, State.PRIMARY_UNREACHABLE, ""),
     "half a frame": (_half, State.PRIMARY_UNREACHABLE, "in the middle of a page"),
-    "unknown kind": (_frame(FRAME.pack(9, 0)), State.BAD_ANSWER, "a frame of kind 9"),
-    "too long": (_frame(FRAME.pack(1, PAGE_LIMIT + 1)), State.BAD_ANSWER, "with 1048577 bytes"),
-    "tell with bytes": (_frame(FRAME.pack(TELL, 1)), State.BAD_ANSWER, "kind 0 with 1 bytes"),
-    "not a page": (_frame(encode_frame(b"hello", None)), State.BAD_ANSWER, "has no end"),
-    "no zstd": (_frame(encode_frame(b"hello", "zstd")), State.BAD_ANSWER, "not decompress"),
+    "unknown kind": (_frame(FRAME.pack(9, 3, 0)), State.BAD_ANSWER, "a frame of kind 9"),
+    "too long": (_frame(FRAME.pack(1, 3, PAGE_LIMIT + 1)), State.BAD_ANSWER, "with 1048577 bytes"),
+    "tell with bytes": (_frame(FRAME.pack(TELL, 3, 1)), State.BAD_ANSWER, "kind 0 with 1 bytes"),
+    "not a page": (_frame(encode_frame(b"hello", None, 3)), State.BAD_ANSWER, "has no end"),
+    "no zstd": (_frame(encode_frame(b"hello", "zstd", 3)), State.BAD_ANSWER, "not decompress"),
     "forged": (_forged, State.BAD_ANSWER, "signature is wrong"),
 }
 
@@ -208,6 +209,10 @@ class _Admission:
             raise AuthenticationRequired("revoked")
 
 
+def at(size: int) -> Frontier:
+    return Frontier(size, (bytes(32),) * size.bit_count())
+
+
 @define(eq=False)
 class Primary:
     """Streams on a clock that the test moves; a page's body is the size where it ends."""
@@ -225,19 +230,21 @@ class Primary:
         clock = as_clock(self.clock)
         self.position = Position(clock, Head(7, 1, bytes(32), None))
         self.polls, self.acks = Polls(self.position), Acks(clock, cast(Any, None))
-        self.streams = Streams(clock, self.polls, self.acks, cast(Any, self.admission))
+        self.streams = Streams(
+            clock, self.position, self.polls, self.acks, cast(Any, self.admission)
+        )
         self.acks.on_wait = self.streams.tell
         self.question = Asked(7, bytes(32), 1, 25.0, None, streams=True)
         self.acks.cosigned(NODE, 7, 7)
 
-    def send(self) -> Deferred[None]:
+    def send(self, first: Page | None = None) -> Deferred[None]:
         return Deferred.fromCoroutine(
-            self.streams.send(NODE, cast(Any, self.request), self.question, self._behind)
+            self.streams.send(NODE, cast(Any, self.request), self.question, self._behind, first)
         )
 
     async def _behind(self, question: Asked) -> Page:
         end = self.position.serial
-        return Page(question.root, b"%d" % end, None, Frontier(end, (bytes(32),) * end.bit_count()))
+        return Page(question.root, b"%d" % end, None, at(end))
 
     def commit(self) -> None:
         serial = self.position.serial + 1
@@ -284,13 +291,40 @@ def test_who_is_waited_for_is_told_so() -> None:
 
 
 def test_a_follower_that_reads_slowly() -> None:
-    """What is written for it stays bounded: it has to ask again."""
+    """What is written for it stays bounded: the next page waits until the last has left."""
     it = Primary()
     done = it.send()
     it.request.producer.pauseProducing()
-    it.commit()
-    assert done.called
+    for _ in range(3):
+        it.commit()
     assert it.request.ends() == [8]
+    it.request.producer.resumeProducing()
+    assert it.request.ends() == [8, 10]
+    it.request.producer.pauseProducing()
+    it.commit()
+    it.commit()
+    it.polls.stop()
+    it.streams.stop()
+    assert done.called
+    assert it.request.ends() == [8, 10, 11]
+
+
+def test_a_follower_that_is_behind() -> None:
+    """It gets page after page, until the time is over that it would wait for one."""
+    it = Primary()
+    it.position.advance(Head(9, 1, bytes(32), None), Touched())
+    done = it.send(Page(bytes(32), b"8", None, at(8)))
+    assert it.request.ends() == [8, 9]
+    it.request.producer.pauseProducing()
+    it.told()
+    it.commit()
+    assert it.request.ends() == [8, 9, 10]
+    it.commit()
+    it.clock.advance(26)
+    assert it.request.ends() == [8, 9, 10]
+    it.request.producer.resumeProducing()
+    assert it.request.ends() == [8, 9, 10, 11]
+    assert done.called
 
 
 def test_a_front_that_collects_answers() -> None:
@@ -327,7 +361,7 @@ def test_streams_end() -> None:
     done = it.send()
     it.polls.stop()
     assert done.called
-    assert it.request.ends() == [7]
+    assert it.request.ends() == []
 
     it = Primary()
     first, second, third = it.send(), it.send(), it.send()

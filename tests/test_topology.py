@@ -131,7 +131,7 @@ class Map:
             cast(Any, Logged()), position, LogSigner("log", Ed25519PrivateKey.generate()),
             cast(Any, self.senders), self.followers, LogIdentity("log", "key"), lambda: SECRET,
             cast(Any, Open()), self.acks, self.polls,
-            Streams(clock, self.polls, self.acks, cast(Any, self.senders)),
+            Streams(clock, position, self.polls, self.acks, cast(Any, self.senders)),
         )  # fmt: skip
 
     async def take(self, sender: str, *statements: Statement, lost: tuple[str, ...] = ()) -> int:

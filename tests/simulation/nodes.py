@@ -225,7 +225,7 @@ class Running:
         signer = signer_for(private, epoch)
         followers = Followers(self.position, self.now)
         polls = Polls(self.position)
-        streams = Streams(self.as_clock, polls, self.acks, self.identity)
+        streams = Streams(self.as_clock, self.position, polls, self.acks, self.identity)
         feed = Feed(
             self.database, self.position, signer, cast(Any, self.identity), followers,
             LogIdentity(first.log, first.key), lambda: SECRET, self.fencing, self.acks, polls,

@@ -1,8 +1,9 @@
-"""``python -m bench.snapshot``: a fresh replica of a long log, by snapshot; prints what it took.
+"""``python -m bench.snapshot``: a fresh replica of a long log, by snapshot or by its tail alone;
+prints what it took.
 
 The log is made offline, in the folder that is given or a temporary one, because a million uploads
 would take most of an hour. Then real processes run: a primary that makes its snapshot, and a
-replica that starts from it.
+replica that starts from it; without a snapshot it reads the log from its first entry.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from bench.catchup import SNAPSHOT, TAIL
 from bench.client import Address, free_port, get, is_answering, now
 from bench.longlog import make_log
 from bench.processes import ProcessGroup, ServerProcess
@@ -57,7 +59,7 @@ def _timed(say: str, work: Callable[[], object]) -> float:
     return seconds
 
 
-def measure(folder: Path, entries: int) -> None:
+def measure(folder: Path, entries: int, by: str) -> None:
     """Make the log unless the folder has one, run the two nodes, and print the numbers."""
     if not (folder / "primary").exists():
         _timed(f"made a log of {entries} entries", lambda: make_log(folder / "primary", entries))
@@ -65,22 +67,23 @@ def measure(folder: Path, entries: int) -> None:
     try:
         primary, at = _start(group, folder, "primary", "--snapshot-every", "0")
         primary.wait_until(lambda: is_answering(at, "/+ready"), _SECONDS)
-        before = _peak_bytes(primary)
-        _timed(
-            "the primary made a snapshot",
-            lambda: make_snapshot(at.url, "root", ""),
-        )
-        click.echo(f"  its memory grew by {(_peak_bytes(primary) - before) >> 20} MiB at most")
-        listed = get(at, "/+status").json()
-        newest = listed["snapshots"][-1]
-        click.echo(f"  {newest['bytes'] >> 20} MiB in {newest['chunks']} chunks")
-        _replica(group, folder, at, listed["serial"])
+        if by == SNAPSHOT:
+            _make_snapshot(primary, at)
+        _replica(group, folder, at, by)
     finally:
         group.end_all()
 
 
-def _replica(group: ProcessGroup, folder: Path, at: Address, head: int) -> None:
-    start = now()
+def _make_snapshot(primary: ServerProcess, at: Address) -> None:
+    before = _peak_bytes(primary)
+    _timed("the primary made a snapshot", lambda: make_snapshot(at.url, "root", ""))
+    click.echo(f"  its memory grew by {(_peak_bytes(primary) - before) >> 20} MiB at most")
+    newest = get(at, "/+status").json()["snapshots"][-1]
+    click.echo(f"  {newest['bytes'] >> 20} MiB in {newest['chunks']} chunks")
+
+
+def _replica(group: ProcessGroup, folder: Path, at: Address, by: str) -> None:
+    head, start = get(at, "/+status").json()["serial"], now()
     replica, here = _start(group, folder, "replica", "--primary-url", at.url)
     replica.wait_until(lambda: is_answering(here, "/+status"), _SECONDS)
     before, follows, cpu = _peak_bytes(replica), now(), replica.cpu_seconds()
@@ -89,8 +92,8 @@ def _replica(group: ProcessGroup, folder: Path, at: Address, head: int) -> None:
     if get(here, "/+status").json()["serial"] < head:
         raise click.ClickException("the replica is ready before it has everything")
     click.echo(
-        f"a fresh replica was ready in {end - start:.1f} s, {end - follows:.1f} s of it with the "
-        f"snapshot: {head / (end - follows):,.0f} entries/s"
+        f"a fresh replica was ready in {end - start:.1f} s, {end - follows:.1f} s of it {by}: "
+        f"{head / (end - follows):,.0f} entries/s"
     )
     click.echo(f"  its CPU: {cpu:.1f} s, {cpu / head * 1e6:.1f} µs an entry")
     click.echo(f"  its memory grew by {(_peak_bytes(replica) - before) >> 20} MiB at most")
@@ -99,10 +102,12 @@ def _replica(group: ProcessGroup, folder: Path, at: Address, head: int) -> None:
 @click.command()
 @click.option("--entries", default=1_000_000, show_default=True, type=click.IntRange(30_000))
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep the log here between runs.")
-def main(entries: int, folder: Path | None) -> None:
-    """Measure how a fresh replica starts from a snapshot."""
+@click.option("--by", default=SNAPSHOT.split()[1], show_default=True,
+              type=click.Choice([one.split()[1] for one in (SNAPSHOT, TAIL)]))  # fmt: skip
+def main(entries: int, folder: Path | None, by: str) -> None:
+    """Measure how a fresh replica takes over a long log."""
     with tempfile.TemporaryDirectory() as temporary:
-        measure(folder or Path(temporary), entries)
+        measure(folder or Path(temporary), entries, f"by {by}")
 
 
 if __name__ == "__main__":

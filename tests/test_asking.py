@@ -16,6 +16,7 @@ from cluster.auth.nodekeys import NodeKey
 from cluster.cli.asking import NodeAnswers
 from cluster.cli.furthest import Others
 from cluster.cli.histories import Histories
+from cluster.cli.index import RequestFailed, send
 from cluster.errors import LogError
 from cluster.promotion import Standing
 from cluster.protocol import EPOCHS_PATH, NODE_HEADER
@@ -109,6 +110,17 @@ def test_no_http_is_no_answer() -> None:
         assert asking().digest(url + "/a-file") == (None, 0)
         with pytest.raises(LogError, match="220 mail"):
             asking().root_at(url, 3)
+        server.shutdown()
+
+
+def test_an_operators_question() -> None:
+    """So it is for what is asked in the name of a user: one line says why."""
+    with ThreadingTCPServer(("127.0.0.1", 0), NoHttp) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        for url in ("http://{}:{}".format(*server.server_address), "a.example", "http://[::1"):
+            with pytest.raises(RequestFailed, match="cannot be reached") as failed:
+                send("GET", url, None, "root", "")
+            assert failed.value.status == 0
         server.shutdown()
 
 

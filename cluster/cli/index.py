@@ -6,6 +6,7 @@ import base64
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 import click
@@ -87,8 +88,8 @@ def send(method: str, url: str, body: object, user: str, password: str) -> dict[
         "Content-Type": "application/json",
     }
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
     try:
+        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             result: dict[str, Any] = json.load(answer)
             return result
@@ -99,5 +100,5 @@ def send(method: str, url: str, body: object, user: str, password: str) -> dict[
         except (ValueError, KeyError, TypeError):
             text = text.strip() or error.reason
         raise RequestFailed(error.code, f"{error.code}: {text}") from None
-    except OSError as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise RequestFailed(0, f"{url} cannot be reached: {error}") from None

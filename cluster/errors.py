@@ -107,6 +107,12 @@ class UnknownFormat(LogError):
     """An entry's kind or format is newer than this program: upgrade it, never skip the entry."""
 
 
+class DiskRefused(PymirrorError):
+    """The disk takes nothing more: it is full, fails, or is read-only. Nothing was changed."""
+
+    status = 503
+
+
 class NotDurable(PymirrorError):
     """The disk refused to keep what was committed, and may have lost it already."""
 

@@ -22,8 +22,9 @@ HINTS: Final = {
     "its error and its log",
     "loop": "its --primary-url leads back to itself: let one node of the circle follow the primary",
     "needs-upgrade": "install the primary's version of pymirror there",
-    "disk-failed": "its disk refused to keep what was written: mend or replace the disk, then "
-    "restart it (with an empty --state-dir if the disk lost anything)",
+    "disk-failed": "its disk takes nothing more: make room on it, or mend or replace it; then it "
+    "goes on, after a restart if its error says so (with an empty --state-dir if the disk lost "
+    "anything)",
 }
 LOST_HINT: Final = (
     "it does not poll any more: see whether the machine, the process and the network are up; a "

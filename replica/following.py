@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from enum import StrEnum
 from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from cluster.errors import LogError, LoopDetected, NotDurable, PymirrorError, UnknownFormat
+from cluster.errors import (
+    DiskRefused,
+    LogError,
+    LoopDetected,
+    NotDurable,
+    PymirrorError,
+    UnknownFormat,
+)
 from cluster.hints import hint
 from cluster.upstream.health import iso
 
@@ -17,6 +25,7 @@ _FIRST_DELAY_SECONDS = 0.5
 _LONGEST_DELAY_SECONDS = 6.0
 # Who asks for more than this may be wrong, and we would never know.
 _LONGEST_OBEYED_SECONDS = 60.0
+_OF_THE_DISK: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class State(StrEnum):
@@ -143,10 +152,13 @@ def _state_after(error: Exception) -> State:
         (UnknownFormat, State.NEEDS_UPGRADE),
         (LoopDetected, State.LOOP),
         (NotDurable, State.DISK_FAILED),
+        (DiskRefused, State.DISK_FAILED),
         (LogError, State.BAD_ANSWER),
     ):
         if isinstance(error, kind):
             return state
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        return State.DISK_FAILED
     return State.BAD_ANSWER
 
 

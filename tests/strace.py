@@ -64,10 +64,14 @@ def traced(command: Sequence[str], trace: Path, *options: str) -> list[str]:
 
 
 @contextmanager
-def attached(pid: int, trace: Path, *options: str) -> Iterator[None]:
-    """strace, attached to all threads of a process that runs, until the block ends."""
+def attached(pid: int, trace: Path, *options: str, only: Path | None = None) -> Iterator[None]:
+    """strace, attached to all threads of a process that runs, until the block ends.
+
+    With `only` it sees, counts and hinders nothing but calls on that file.
+    """
     command = ["strace", "-f", "-y", "-p", str(pid), "-o", str(trace),
-               f"-etrace={','.join(WRITES)}", *(f"-e{option}" for option in options)]  # fmt: skip
+               f"-etrace={','.join(WRITES)}", *(f"-e{option}" for option in options),
+               *(["-P", str(only)] if only is not None else [])]  # fmt: skip
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import LogError, UnknownFormat
+from cluster.errors import DiskRefused, LogError, NotDurable, UnknownFormat
 from replica.following import (
     Diverged,
     Following,
@@ -32,6 +33,10 @@ ERRORS = [
     (UnknownFormat("upgrade"), State.NEEDS_UPGRADE),
     (LogError("garbage"), State.BAD_ANSWER),
     (ValueError("a bug"), State.BAD_ANSWER),
+    (NotDurable("lost"), State.DISK_FAILED),
+    (DiskRefused("full"), State.DISK_FAILED),
+    (OSError(errno.ENOSPC, "full"), State.DISK_FAILED),
+    (OSError(errno.ECONNRESET, "the network's"), State.BAD_ANSWER),
 ]
 
 

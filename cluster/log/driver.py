@@ -19,6 +19,10 @@ WRONG_VALUES: Final = (
     sqlite3.ProgrammingError, sqlite3.IntegrityError, OverflowError,
 )  # fmt: skip
 """What it raises for a value that its column cannot hold; but see `is_closed`."""
+_OF_THE_DISK: Final = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
+})  # fmt: skip
 _CLOSED: Final = "Cannot operate on a closed database."
 
 
@@ -26,6 +30,14 @@ def is_closed(error: Exception) -> bool:
     """Whether a statement failed because the database was closed, which is no value's fault."""
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     return str(cause) == _CLOSED
+
+
+def disk_error(error: Exception) -> str | None:
+    """What a statement failed for if that was the disk's doing, in SQLite's words; else None."""
+    cause = error.orig if isinstance(error, exc.DBAPIError) else error
+    # The lower byte is the kind; above it are its details.
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    return str(cause) if code in _OF_THE_DISK else None
 
 
 def driver(connection: Connection) -> sqlite3.Connection:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from attrs import define
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 
-from cluster.log.driver import driver
+from cluster.errors import DiskRefused
+from cluster.log.driver import STORE_ERRORS, disk_error, driver
 from cluster.state.wal import WriteAheadLog
 from cluster.threads import Runner
 
@@ -84,11 +85,21 @@ class Database:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Do work in one transaction on the writer thread; it is durable when this returns, or,
         if the commits are not fsynced, after `make_durable`.
+
+        Raises what `work` raises, and DiskRefused.
         """
 
         def do() -> T:
-            with writing(self.engine) as connection:
-                return work(connection)
+            try:
+                with writing(self.engine) as connection:
+                    return work(connection)
+            except STORE_ERRORS as error:
+                said = disk_error(error)
+                if said is None:
+                    raise
+                # Not SQLAlchemy's own text: that holds the statement and its parameters.
+                name = Path(self.engine.url.database or "").name
+                raise DiskRefused(f"{name} cannot be written: {said}") from error
 
         return await self.writer.run(do)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from typing import Any, Final
+
 import click
 
 from cluster.cli.importing import import_
@@ -16,10 +19,33 @@ from cluster.cli.snapshot import snapshot
 from cluster.cli.status import status
 from cluster.cli.token import token
 from cluster.cli.verify import verify
+from cluster.log.driver import STORE_ERRORS, disk_error
 from cluster.version import __version__
 
+_OF_THE_DISK: Final = frozenset(
+    {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+)
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    """What a disk refuses ends a command with a line that says so."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run what was asked for; raises ClickException for what is the disk's doing."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            raise click.ClickException(f"the disk refused: {error}") from None
+        except STORE_ERRORS as error:
+            said = disk_error(error)
+            if said is None:
+                raise
+            raise click.ClickException(f"the disk refused: {said}") from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Administer pymirror, a replicated mirror cluster for Python packages.

@@ -4,16 +4,27 @@ has all again when the disk is mended.
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.functional.crashing import INDEX, Attempts, check_folder, pair
+from cluster.promotion import opened, standing
+from tests.functional.crashing import (
+    INDEX,
+    SOAK,
+    Attempts,
+    check_folder,
+    command,
+    copied,
+    pair,
+    run_traced,
+)
 from tests.functional.helpers import check_same_pages, check_same_roots
 from tests.processes import Cluster, Node, eventually
-from tests.strace import attached, require_strace
+from tests.strace import attached, points, require_strace, spread, traced
 
-pytestmark = [pytest.mark.functional, pytest.mark.slow]
+pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +79,36 @@ def _check_told(follower: dict[str, object]) -> None:
 def _trouble(replica: Node) -> dict[str, object] | None:
     follower: dict[str, object] = replica.status()["follower"]
     return follower if follower["failures"] else None
+
+
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_promoting(nodes: Cluster, tmp_path: Path, error: str) -> None:
+    """`pymirror promote` on a disk that refuses has promoted or says why not, without a
+    traceback, and can be repeated."""
+    primary, replica = pair(nodes)
+    primary.kill()
+    replica.terminate()
+    saved, trace = copied(replica.state_dir, tmp_path / "saved"), tmp_path / "trace"
+    line = command(nodes, "promote", replica.state_dir)
+    assert run_traced(line, trace) == 0
+    refused = 0
+    found = points(trace, replica.state_dir)
+    for point in found if SOAK else spread(found, 4):
+        copied(saved, replica.state_dir)
+        hindered = traced(line, trace, point.inject(f"error={error}"))
+        done = subprocess.run(hindered, capture_output=True, text=True, timeout=60)
+        said = f"{point}: {done.stderr}"
+        assert "Traceback" not in done.stderr, said
+        assert done.returncode in (0, 1), said
+        check_folder(replica.state_dir, whole=False)
+        assert done.returncode or _epoch(replica) == 2, said
+        refused += done.returncode
+        if done.returncode:
+            assert "Error: " in done.stderr, said
+            assert run_traced(line, trace) == 0, said
+    assert refused >= 2, "the points are not where the work is"
+
+
+def _epoch(node: Node) -> int:
+    with opened(node.state_dir) as engine:
+        return standing(engine).epoch

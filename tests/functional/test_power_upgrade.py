@@ -1,0 +1,131 @@
+"""The power goes off while a state of another version is brought along: the next start does it
+again, and the log, its root and the rows are what they would have been.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPException
+from pathlib import Path
+from sqlite3 import connect
+
+import pytest
+from attrs import frozen
+from sqlalchemy import create_engine
+
+from cluster.log import changelog
+from cluster.state import schema, upgrade
+from cluster.state.apply import digest
+from tests.functional.crashing import SOAK, copied
+from tests.functional.cutting import DURABLE, NEVER, Site, site
+from tests.make_released import RELEASED
+from tests.nextversion import TABLES, next_version
+from tests.processes import Node, eventually, free_port
+from tests.strace import Point, points, require_strace, spread, traced
+
+pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
+
+OLDER = (
+    "DROP TABLE users", "CREATE TABLE users (nick TEXT)", "CREATE TABLE odd (x TEXT)",
+    "PRAGMA user_version=1",
+)  # fmt: skip
+"""Makes tables of this version those of one that nobody has written."""
+
+
+@frozen
+class Held:
+    """What a stopped node's database holds: of which version, the log's root, the rows' digest
+    (None for tables of a version that is not `expected`).
+    """
+
+    version: int
+    root: bytes
+    rows: str | None
+
+
+def _held(folder: Path, expected: int) -> Held:
+    made = create_engine(f"sqlite:///{folder / 'log.sqlite'}")
+    try:
+        with made.begin() as connection:
+            found = upgrade.version(connection)
+            rows = digest(connection) if found == expected else None
+            return Held(found, changelog.frontier(connection).root, rows)
+    finally:
+        made.dispose()
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Iterator[Site]:
+    """A disk with the folders that a released version wrote."""
+    require_strace()
+    with site(tmp_path) as made:
+        with tarfile.open(sorted(RELEASED.glob("*.tar.xz"))[-1]) as tar:
+            tar.extractall(made.disk.place, filter="data")
+        shutil.move(made.disk.place / "secret", made.beside.secret_file)
+        yield made
+
+
+def test_refilled(where: Site) -> None:
+    """From the whole log."""
+    node = where.node(
+        "whole", "pymirror-replica", "--primary-url", f"http://127.0.0.1:{free_port()}"
+    )
+    before = _held(node.state_dir, schema.VERSION)
+    with closing(connect(node.state_dir / "log.sqlite")) as database:
+        for statement in OLDER:
+            database.execute(statement)
+    _brought_along(where, node, Held(1, before.root, None), before)
+
+
+def test_step(where: Site, tmp_path: Path) -> None:
+    """By a step, where the log is cut."""
+    node = where.node("primary", "pymirror-primary", "--no-root-pypi")
+    node.packages = next_version(tmp_path, tables=True)
+    before = _held(node.state_dir, schema.VERSION)
+    after = Held(TABLES, before.root, before.rows)
+    _brought_along(where, node, Held(before.version, before.root, None), after)
+    with closing(connect(node.state_dir / "log.sqlite")) as database:
+        assert database.execute("SELECT count(*) FROM tidings").fetchone() == (0,)
+
+
+def _brought_along(where: Site, node: Node, before: Held, after: Held) -> None:
+    saved = copied(node.state_dir, where.beside.directory / "saved")
+    normal, kills, old = node._command, 0, 0
+    for point in [*_points(where, node, saved), NEVER]:
+        copied(saved, node.state_dir)
+        where.disk.settle()
+        node._command = traced(normal, where.trace, point.inject("signal=SIGKILL"))
+        node.launch()
+        eventually(lambda: not node.running or _is_ready(node), 20.0, f"the kill at {point}")
+        kills += not node.running
+        node.kill()
+        where.disk.cut()
+        found = _held(node.state_dir, after.version)
+        assert found in (before, after), point
+        old += found == before
+        node._command = normal
+        node.start()
+        node.kill()
+        assert _held(node.state_dir, after.version) == after, point
+    assert kills >= 2, "the points are not where the work is"
+    assert old, "nothing was on the way when the power went off"
+
+
+def _points(where: Site, node: Node, saved: Path) -> list[Point]:
+    normal = node._command
+    node._command = traced(normal, where.trace)
+    node.start()
+    node.kill()
+    node._command = normal
+    found = points(where.trace, node.state_dir / "log.sqlite", DURABLE)
+    return found if SOAK else spread(found, 4)
+
+
+def _is_ready(node: Node) -> bool:
+    try:
+        return node.get("/+ready").status == 200
+    except (OSError, HTTPException):
+        return False

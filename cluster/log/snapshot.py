@@ -117,7 +117,9 @@ def open_manifest(raw: bytes, name: str, trust: Trust) -> Manifest:
     manifest = _decode(text)
     key = LogKey(name, base64.b64decode(_owner(manifest, trust)))
     try:
-        signature = base64.b64decode(match["value"] + b"==")
+        signature = base64.b64decode(match["value"], validate=True)
+        if _text(signature).encode() != match["value"]:
+            raise LogError("the signature of the snapshot's manifest is not canonical")
         if signature[:4] != key.key_hash:
             raise LogError(f"the snapshot's manifest is not signed by {name}'s present key")
         Ed25519PublicKey.from_public_bytes(key.public).verify(signature[4:], _DOMAIN + text)

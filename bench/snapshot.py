@@ -24,7 +24,7 @@ from cluster.cli.snapshot import make_snapshot
 
 _SECONDS = 900.0
 # A replica that is asked all the time has less of it for its work.
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.25
 
 
 def _start(

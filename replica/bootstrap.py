@@ -70,20 +70,14 @@ class Started:
 
 @define
 class Progress:
-    """How far a bootstrap is; `rows` counts what was loaded, then what was verified."""
+    """How far a bootstrap is; `rows` counts what was loaded."""
 
     manifest: Manifest
     phase: str = "loading"
     chunks: int = 0
     rows: int = 0
     abandoned: bool = False
-    """Whether nobody waits for this any more: a thread that still works on it is to end."""
-
-    def verified(self, rows: int) -> None:
-        """So many rows more are verified; raises Unreachable when it is abandoned."""
-        if self.abandoned:
-            raise Unreachable("this node is going down")
-        self.rows += rows
+    """Whether nobody waits for this any more."""
 
     def document(self) -> dict[str, Any]:
         """As the status shows it."""
@@ -287,11 +281,11 @@ class Bootstrap:
         try:
             await self._heavy.run(loader.open)
             await self._load_all(loader, folder, progress, here)
-            progress.phase, progress.rows = "verifying", 0
-            self._log.info("bootstrapping: all rows are loaded, comparing their digest")
-            return await self._heavy.run(loader.finish, trust, at, progress.verified)
+            progress.phase = "verifying"
+            self._log.info("bootstrapping: all rows are loaded, making their indexes")
+            return await self._heavy.run(loader.finish, trust, at)
         except CancelledError:
-            progress.abandoned = True  # before the file is closed: that waits for the thread
+            progress.abandoned = True
             raise
         finally:
             await self._heavy.run(loader.close)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
@@ -26,7 +25,7 @@ from cluster.log.merkle import Frontier
 from cluster.log.snapshot import LEAVES, Chunk, Manifest, is_whole, leaves_of, unpack
 from cluster.state import queries, schema
 from cluster.state.database import open_engine
-from cluster.state.rowstream import insert_rows, state_digest
+from cluster.state.rowstream import StateDigest, insert_rows
 from replica.following import Diverged
 
 DATABASE = "log.sqlite"
@@ -41,6 +40,7 @@ class Loader:
     manifest: Manifest
     _engine: Engine = field(init=False)
     _connection: Connection = field(init=False)
+    _state: StateDigest = field(factory=StateDigest)
     _leaves: int = 0
     _opened: bool = False
     _closed: bool = False
@@ -72,10 +72,13 @@ class Loader:
             if chunk.table == LEAVES:
                 changelog.append_leaves(self._connection, self._leaves, leaves_of(chunk, raw))
                 self._leaves += chunk.rows
-            elif insert_rows(self._connection, chunk.table, raw) != chunk.rows:
+                return
+            # What SQLite takes as it is need not be read again to know its digest.
+            self._state.add(chunk.table, raw)
+            if insert_rows(self._connection, chunk.table, raw) != chunk.rows:
                 raise LogError("a chunk does not have as many rows as its manifest says")
 
-    def finish(self, trust: Trust, at: Frontier, tick: Callable[[int], None]) -> set[str]:
+    def finish(self, trust: Trust, at: Frontier) -> set[str]:
         """Check that the file holds what was signed, and that its log continues the one at `at`.
 
         Returns the names of the node-only blobs that it names. Raises LogError, Diverged.
@@ -90,7 +93,7 @@ class Loader:
             if changelog.frontier(connection, min(at.size, manifest.serial)) != at:
                 raise Diverged("what is here is not a beginning of the snapshot's log")
             _check_epochs(connection, manifest, trust)
-            if state_digest(connection, tick) != manifest.state:
+            if self._state.whole() != manifest.state:
                 raise LogError("the rows of a snapshot do not have its digest")
             names = _named_blobs(connection)
             connection.exec_driver_sql(f"PRAGMA user_version={schema.VERSION}")

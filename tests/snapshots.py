@@ -16,6 +16,7 @@ from cluster.state import schema
 from cluster.state.apply import apply, digest
 from cluster.state.database import open_engine, writing
 from cluster.state.rows import Touched
+from cluster.state.rowstream import StateDigest, blocks
 from primary.snapshotfiles import Maker, Snapshot
 from replica.loading import Loader
 from tests.fakes import SIGNER, TIME, TRUST
@@ -51,9 +52,18 @@ def load(
     try:
         for number, chunk in enumerate(snapshot.manifest.chunks):
             loader.load(chunk, unpack(chunk, snapshot.chunk_path(number).read_bytes()))
-        return loader.finish(trust, at or Frontier(), lambda rows: None)
+        return loader.finish(trust, at or Frontier())
     finally:
         loader.close()
+
+
+def state_digest(connection: Connection) -> str:
+    """The digest (hex) of the rows in a database."""
+    total = StateDigest()
+    for table in schema.TABLES:
+        for block, _ in blocks(connection, table):
+            total.add(table.name, block)
+    return total.whole()
 
 
 def opened(path: Path) -> Engine:

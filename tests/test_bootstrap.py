@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import orjson
@@ -13,9 +12,7 @@ import pytest
 import pytest_twisted
 from attrs import define, evolve, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Connection
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
 
 from cluster.agent import make_direct_agent
 from cluster.auth.nodes import NodeSecret
@@ -27,8 +24,7 @@ from cluster.log.epochs import Start
 from cluster.log.merkle import Frontier
 from cluster.log.snapshot import sign_manifest
 from cluster.state.database import Database
-from cluster.state.rowstream import state_digest
-from cluster.threads import Inline, Runner, Threads
+from cluster.threads import Inline, Runner
 from primary.snapshotfiles import MANIFEST, Snapshot
 from replica.bootstrap import FOLDER, Bootstrap
 from replica.following import Diverged, Unreachable
@@ -260,42 +256,6 @@ async def test_a_chunk_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
         it.primary.change = lambda name, data: 410 if name == "1" else data
         await it.refused(Unreachable)
         assert it.clock.delays == []
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_stop_ends_the_verifying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that is told to end while a digest is made does not wait for all rows; a later
-    attempt is whole."""
-    begun, ends, whole = Deferred[None](), list[Exception](), state_digest
-
-    def long(connection: Connection, tick: Callable[[int], None]) -> str:
-        reactor.callFromThread(begun.callback, None)
-        try:
-            for _ in range(1_000):
-                tick(1)
-                sleep(0.01)
-        except Unreachable as error:
-            ends.append(error)
-            raise
-        return "every row was read"
-
-    threads = Threads(reactor, 2, "verifying")
-    threads.start()
-    try:
-        async with site(tmp_path) as it:
-            bootstrap = it.bootstrap(threads)
-            monkeypatch.setattr("replica.loading.state_digest", long)
-            running = Deferred.fromCoroutine(bootstrap.run(TRUST, it.at, ()))
-            await begun
-            running.cancel()
-            with pytest.raises(CancelledError):
-                await running
-            assert len(ends) == 1
-            monkeypatch.setattr("replica.loading.state_digest", whole)
-            started = await bootstrap.run(TRUST, it.at, ())
-            assert started.frontier == facts(it.database.engine)[1]
-    finally:
-        threads.stop()
 
 
 def test_a_file_that_was_let_go_is_not_opened(tmp_path: Path) -> None:

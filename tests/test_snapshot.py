@@ -33,13 +33,13 @@ from cluster.log.snapshot import (
 )
 from cluster.state import schema
 from cluster.state.database import writing
-from cluster.state.rowstream import insert_rows, state_digest
+from cluster.state.rowstream import StateDigest, insert_rows
 from cluster.state.upgrade import CannotReplay, bring_up_to_date
 from primary.snapshotfiles import MANIFEST, Abandoned, Maker, Snapshot, existing
 from replica.following import Diverged
 from replica.loading import put_in_place
 from tests.fakes import LOG, SIGNER, START, TRUST, engine, user_set
-from tests.snapshots import facts, load, make, opened, record, record_all
+from tests.snapshots import facts, load, make, opened, record, record_all, state_digest
 from tests.strategies import Write, histories
 
 STRANGER = LogSigner(SIGNER.name, Ed25519PrivateKey.from_private_bytes(bytes(32)))
@@ -208,6 +208,26 @@ def test_a_row_of_an_unknown_table(source: Engine) -> None:
     """Rows of a table that is not in the schema are refused, never executed."""
     with writing(source) as connection, pytest.raises(LogError, match="which this program"):
         insert_rows(connection, "log", b"[1,2]\n")
+
+
+@pytest.mark.parametrize("row", [b'[7,"{}",3]', b'["x",7,3]', b'["x","{}","3"]', b'["x","{}",true]',
+                                 b'["x",null,3]', b'["x","{}",3.0]'])  # fmt: skip
+def test_a_value_that_would_be_converted(source: Engine, row: bytes) -> None:
+    """What is in the table has the digest of the lines: SQLite makes nothing else of them."""
+    with writing(source) as connection, pytest.raises(LogError, match="other values"):
+        insert_rows(connection, "users", row + b"\n")
+    with writing(source) as connection:
+        assert insert_rows(connection, "users", b'["x","{}",3]\n') == 1
+        assert insert_rows(connection, "users", b"") == 0
+
+
+def test_tables_come_in_their_order() -> None:
+    """Rows of a table have no place in the digest behind those of a later one."""
+    total = StateDigest()
+    total.add("users", b"[]")
+    total.add("indexes", b"[]")
+    with pytest.raises(LogError, match="where there should be none"):
+        total.add("users", b"[]")
 
 
 def test_a_bomb_is_refused() -> None:

@@ -15,12 +15,13 @@ from attrs import define, frozen
 from sqlalchemy import Connection, func, select
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from cluster.clock import Clock, Delayed
 from cluster.log import changelog
 from cluster.state import queries, schema
 from cluster.state.database import Database
-from primary.snapshots import KEPT, Snapshots
+from primary.snapshots import KEPT, Snapshots, reason
 
 DEFAULT_ENTRIES: Final = 1_000_000
 DEFAULT_DAYS: Final = 30
@@ -101,7 +102,11 @@ class Compaction:
             self._again = True
             return
         self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(lambda f: self._log.failure("compacting the log failed", f))
+        self._running.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("compacting the log failed", failure)
+        self._snapshots.compaction_error = reason(failure.value)
 
     def _look_in(self, seconds: float) -> None:
         if self._timer is not None and self._timer.active():
@@ -121,6 +126,7 @@ class Compaction:
         while self._again and not self._stopping:
             self._again = False
             await self.compact()
+        self._snapshots.compaction_error = None
         if self._held and not self._stopping:
             self._look_in(_NEEDED_SECONDS)
 

@@ -103,7 +103,11 @@ class Feed:
         if root != await self._root(position):
             self._acks.forget(node)
             raise OtherHistory(f"my root of {position} entries is not yours")
-        self._followers.moved(node, position, base64.b64encode(root).decode(), files_position)
+        report = request.header(REPLICA_HEADER)
+        if report is not None:
+            address = client_address(request)
+            said_root = base64.b64encode(root).decode()
+            self._followers.heard(node, position, report, address, said_root)
         self._acks.cosigned(node, position, files_position)
         return Reply(204)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
-from attrs import asdict, define, evolve, field
+from attrs import asdict, define, field
 
 from cluster.hints import replica_hint
 from cluster.nearest import CONTACT_SECONDS, LOST_SECONDS, STALE_SECONDS, is_fresh
@@ -73,8 +73,8 @@ class Followers:
         self, node: str, position: int, header: str | None, address: str, root: str = "",
         via: tuple[str, ...] = (),
     ) -> dict[str, Any]:  # fmt: skip
-        """A replica polled, or has others say so; `header` is the JSON it sends of itself, which
-        may be anything.
+        """A replica polled, said between two polls how far it is, or has others say so; `header`
+        is the JSON it sends of itself, which may be anything.
 
         Returns what is understood of it.
         """
@@ -87,28 +87,14 @@ class Followers:
         heard = Replica(position, root, now, address, said, via=via)
         if before is not None and (before.position, before.root) == (position, root):
             heard.refused, heard.refused_at = before.refused, before.refused_at
-        self._note(node, heard, before)
-        return said
-
-    def moved(self, node: str, position: int, root: str, files_position: int) -> None:
-        """A replica that is known has come further, between two polls."""
-        before = self._replicas.get(node)
-        if before is not None and position >= before.position:
-            said = {**before.said, "files_position": files_position}
-            now = self._now()
-            self._note(
-                node, evolve(before, position=position, root=root, at=now, said=said,
-                             behind_since=None), before,
-            )  # fmt: skip
-
-    def _note(self, node: str, now: Replica, before: Replica | None) -> None:
-        if now.position < self._position.serial:
-            now.behind_since = (
-                self._lacking_since(now.position) or (before and before.behind_since) or now.at
+        if position < self._position.serial:
+            heard.behind_since = (
+                self._lacking_since(position) or (before and before.behind_since) or now
             )
-        self._replicas[node] = now
+        self._replicas[node] = heard
         if self._memory is not None:
-            self._memory.note(node, lambda: asdict(now))
+            self._memory.note(node, lambda: asdict(heard))
+        return said
 
     def refused(self, node: str, why: str) -> None:
         """What a replica holds is not a beginning of this log."""

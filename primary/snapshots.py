@@ -21,9 +21,16 @@ from twisted.python.failure import Failure
 
 from cluster.auth.acl import ROOT
 from cluster.clock import Clock, Delayed
-from cluster.errors import AuthenticationRequired, Forbidden, Gone, InvalidRequest
+from cluster.errors import (
+    AuthenticationRequired,
+    Forbidden,
+    Gone,
+    InvalidRequest,
+    PymirrorError,
+)
 from cluster.log import changelog
 from cluster.log.checkpoint import LogSigner
+from cluster.log.driver import disk_error
 from cluster.log.epochs import Trust
 from cluster.protocol import SNAPSHOT_FROM_ENTRIES, SNAPSHOT_PATH, SNAPSHOTS_PATH
 from cluster.singleflight import SingleFlight
@@ -67,6 +74,10 @@ class Snapshots:
     made: Callable[[], None] = lambda: None
     kept: list[Snapshot] = field(factory=list)
     minimum: int = 0
+    error: str | None = None
+    """Why the last one could not be made."""
+    compaction_error: str | None = None
+    """Why old entries could not be removed when that was tried last."""
     _making: SingleFlight[None, Snapshot] = field(factory=SingleFlight)
     _retry: Delayed | None = None
     _busy: bool = False
@@ -127,6 +138,7 @@ class Snapshots:
     def _tell(self, failure: Failure) -> None:
         if failure.check(Abandoned) is None:
             self._log.failure("making a snapshot failed", failure)
+            self.error = reason(failure.value)
 
     def _failed(self, failure: Failure) -> None:
         self._tell(failure)
@@ -145,7 +157,7 @@ class Snapshots:
         for one in self.usable:
             if one.serial == self._position.serial:
                 return one
-        start = self._clock.seconds()
+        start, self.error = self._clock.seconds(), None
         maker = Maker(self._root, self._signer, lambda: self._stopping)
         snapshot = await self._thread.run(maker.make, self._database.engine)
         self._log.info(
@@ -172,6 +184,8 @@ class Snapshots:
                 }
                 for one in self.kept
             ],
+            "snapshot_error": self.error,
+            "compaction_error": self.compaction_error,
         }  # fmt: skip
 
     def listing(self, request: NodeRequest) -> Reply:
@@ -214,6 +228,14 @@ class Snapshots:
         except FileNotFoundError:
             raise Gone(f"the snapshot at serial {serial} does not have that") from None
         return Reply(200, data, "application/octet-stream", _NO_STORE)
+
+
+def reason(error: BaseException | None) -> str:
+    """Why something failed, for a status that anybody may read: nothing of paths or statements."""
+    if isinstance(error, PymirrorError):
+        return str(error)
+    said = error.strerror if isinstance(error, OSError) else disk_error(error)
+    return said or "see this node's log"
 
 
 def add_routes(app: Klein) -> None:

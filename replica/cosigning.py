@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from cluster.errors import LogError
 from cluster.log.merkle import Frontier
-from cluster.protocol import COSIGN_PATH
+from cluster.protocol import COSIGN_PATH, REPLICA_HEADER
 from replica.following import Unreachable
 from replica.primary_client import PrimaryClient
 
@@ -22,7 +22,8 @@ class Cosigner:
     """Posts how far the log and its files have come: one request at a time, with what holds when
     it is sent. Behind a replica, `replica.reporting` does it.
 
-    `facts` are where the log is durable, and up to which serial all files in it are.
+    `facts` are where the log is durable, and up to which serial all files in it are; `report` is
+    what polls carry, which is as old as the last of them otherwise.
     """
 
     _log = Logger()
@@ -30,6 +31,7 @@ class Cosigner:
     _client: PrimaryClient
     _facts: Callable[[], tuple[Frontier, int]]
     _reachable: Callable[[], bool]
+    _report: Callable[[], bytes]
     _told: tuple[int, int] = (0, 0)
     _has_news: bool = False
     _busy: bool = False
@@ -71,7 +73,8 @@ class Cosigner:
     async def _send(self, at: Frontier, files_position: int) -> None:
         root = base64.b64encode(at.root).decode()
         body = orjson.dumps({"position": at.size, "root": root, "files_position": files_position})
-        headers = self._client.headers("POST", COSIGN_PATH)
+        report = {REPLICA_HEADER: self._report().decode()}
+        headers = {**self._client.headers("POST", COSIGN_PATH), **report}
         answer = await self._client.ask("POST", COSIGN_PATH, headers, body)
         if answer.status != 204:
             raise LogError(f"cosign is answered {answer.status}")

@@ -163,7 +163,10 @@ class Replica:
             parts.keeping.hosted, parts.fetcher, self._sources.hosted, reachable, parts.reactor,
             time.time, self.files_mode,
         )  # fmt: skip
-        self._cosigner = Cosigner(self._client, self._durable_positions, reachable)
+        self._cosigner = Cosigner(
+            self._client, self._durable_positions, reachable,
+            lambda: orjson.dumps(self._report(self.follower.following)),
+        )  # fmt: skip
         own = Own(
             parts.uuid, lambda: self._files.files_position, lambda: self.follower.following,
             self._report, time.time,

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 from attrs import define, field
 from sqlalchemy import Engine
 from twisted.internet.defer import CancelledError, Deferred
@@ -289,8 +290,9 @@ class Running:
             chance=random.Random(self.world.chance.random()),
         )  # fmt: skip
         cosigner = Cosigner(
-            client, lambda: (follower.durable, follower.durable.size), lambda: follower.reachable
-        )
+            client, lambda: (follower.durable, follower.durable.size), lambda: follower.reachable,
+            lambda: orjson.dumps(self._report(follower.following)),
+        )  # fmt: skip
         follower.on_durable = cosigner.tell
         reporter = Reporter(
             client, self.as_clock,

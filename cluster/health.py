@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from attrs import frozen
 
 from cluster.nearest import STALE_SECONDS
+
+_UPKEEP: Final = {
+    "snapshot_error": "the last snapshot could not be made",
+    "compaction_error": "old entries of the log could not be removed",
+}
+_UPKEEP_HINT: Final = "see the room on its disk, and its log; it is tried again"
 
 
 @frozen
@@ -38,6 +44,9 @@ def _of_node(status: Mapping[str, Any]) -> Iterator[Problem]:
             where, str(fenced.get("error") or "replaced by another primary: it takes no changes"),
             fenced.get("since"), str(fenced.get("hint") or "see `pymirror demote`"),
         )  # fmt: skip
+    for name, what in _UPKEEP.items():
+        if status.get(name):
+            yield Problem(where, f"{what}: {status[name]}", None, _UPKEEP_HINT)
     if not status.get("ready", True) and not follower:
         yield Problem(where, "not ready")
     lag = follower.get("lag_seconds") or 0.0

@@ -95,6 +95,8 @@ def test_healthy() -> None:
          "replaced by another primary: it takes no changes", None),
         (primary(fenced={"epoch": 2, "state": "split", "since": THEN, "error": "two owners"}),
          "http://p.example", "two owners", THEN),
+        (primary(snapshot_error="full"), "http://p.example",
+         "the last snapshot could not be made: full", None),
         (following(state="primary-unreachable", failures=2), "replica abcdef",
          "primary-unreachable: old", THEN),
         (following(state="catching-up", lag_seconds=99.0), "replica abcdef", "catching-up", THEN),

@@ -40,6 +40,7 @@ class Kept:
     """The part of `Snapshots` that compaction looks at."""
 
     kept: list[Snapshot] = field(factory=list)
+    compaction_error: str | None = None
     minimum: int = 0
 
 

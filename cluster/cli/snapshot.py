@@ -71,6 +71,8 @@ def make_snapshot(url: str, user: str, password: str) -> int:
         newest = max((one["serial"] for one in status["snapshots"]), default=0)
         if newest >= wanted:
             return int(newest)
+        if status.get("snapshot_error"):
+            raise RequestFailed(0, f"it could not be made: {status['snapshot_error']}")
         time.sleep(_LOOK_SECONDS)
     raise RequestFailed(0, f"no snapshot within {_LONGEST_SECONDS:g} s: see the primary's log")
 

@@ -32,7 +32,7 @@ def is_closed(error: Exception) -> bool:
     return str(cause) == _CLOSED
 
 
-def disk_error(error: Exception) -> str | None:
+def disk_error(error: BaseException | None) -> str | None:
     """What a statement failed for if that was the disk's doing, in SQLite's words; else None."""
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     # The lower byte is the kind; above it are its details.

@@ -61,19 +61,22 @@ class Loader:
         self._opened = True
         for pragma in _PRAGMAS:  # before a transaction begins
             self._connection.connection.driver_connection.execute(f"PRAGMA {pragma}")  # type: ignore[union-attr]
-        with self._connection.begin():
-            for table in schema.TABLES:
-                for index in table.indexes:
-                    index.drop(self._connection)
+        # One transaction, to the end: nobody else looks, and a commit would write each time the
+        # pages that the next chunk changes again.
+        self._connection.begin()
+        for table in schema.TABLES:
+            for index in table.indexes:
+                index.drop(self._connection)
 
     def load(self, chunk: Chunk, raw: bytes) -> None:
         """Add one chunk's content, in the manifest's order; raises LogError."""
-        with self._busy, self._connection.begin():
+        with self._busy:
             if chunk.table == LEAVES:
                 changelog.append_leaves(self._connection, self._leaves, leaves_of(chunk, raw))
                 self._leaves += chunk.rows
                 return
-            # What SQLite takes as it is need not be read again to know its digest.
+            # Not of what is in the table now, which would be to read all rows once more: these
+            # lines were made of rows of the same table, so SQLite takes them as they are.
             self._state.add(chunk.table, raw)
             if insert_rows(self._connection, chunk.table, raw) != chunk.rows:
                 raise LogError("a chunk does not have as many rows as its manifest says")
@@ -84,7 +87,7 @@ class Loader:
         Returns the names of the node-only blobs that it names. Raises LogError, Diverged.
         """
         connection, manifest = self._connection, self.manifest
-        with self._busy, connection.begin():
+        with self._busy:
             for table in schema.TABLES:
                 for index in table.indexes:
                     index.create(connection)
@@ -97,6 +100,7 @@ class Loader:
                 raise LogError("the rows of a snapshot do not have its digest")
             names = _named_blobs(connection)
             connection.exec_driver_sql(f"PRAGMA user_version={schema.VERSION}")
+            connection.commit()
         self.close()
         return names
 

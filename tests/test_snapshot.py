@@ -210,17 +210,6 @@ def test_a_row_of_an_unknown_table(source: Engine) -> None:
         insert_rows(connection, "log", b"[1,2]\n")
 
 
-@pytest.mark.parametrize("row", [b'[7,"{}",3]', b'["x",7,3]', b'["x","{}","3"]', b'["x","{}",true]',
-                                 b'["x",null,3]', b'["x","{}",3.0]'])  # fmt: skip
-def test_a_value_that_would_be_converted(source: Engine, row: bytes) -> None:
-    """What is in the table has the digest of the lines: SQLite makes nothing else of them."""
-    with writing(source) as connection, pytest.raises(LogError, match="other values"):
-        insert_rows(connection, "users", row + b"\n")
-    with writing(source) as connection:
-        assert insert_rows(connection, "users", b'["x","{}",3]\n') == 1
-        assert insert_rows(connection, "users", b"") == 0
-
-
 def test_tables_come_in_their_order() -> None:
     """Rows of a table have no place in the digest behind those of a later one."""
     total = StateDigest()

@@ -69,10 +69,10 @@ def test_making(tmp_path: Path) -> None:
         for _ in range(3):
             make()
         folder = primary.state_dir
-        making = recorded_in(folder / "snapshots", primary, where.trace, make, 4)
+        making = recorded_in(folder / "snapshots", primary, where.trace, make, 3)
         # The upload's commit is the first, the cut of the log comes behind the snapshot.
         cutting = recorded_in(folder / "log.sqlite", primary, where.trace, make, 60)
-        cutting = cutting if SOAK else cutting[-3:]
+        cutting = cutting if SOAK else cutting[-2:]
         kills = sum(_made(where, attempts, point, make) for point in [*making, *cutting, NEVER])
         assert kills >= len(making), "the points are not where the work is"
         replica = where.beside.replica(primary)

@@ -230,6 +230,33 @@ async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest_twisted.ensureDeferred
+async def test_here_when_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file counts as here only when a power cut cannot take its name away any more, also after
+    a sync of its folder that failed."""
+    seen: list[bool] = []
+    real, is_broken = os.fsync, True
+
+    async with open_store(tmp_path) as store:
+
+        def fsync(fd: int) -> None:
+            if store.path(SHA256).exists():
+                seen.append(store.is_here(SHA256))
+                if is_broken:
+                    raise OSError(errno.EIO, "Input/output error")
+            real(fd)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(Unavailable, match="Input/output"):
+            await store.add_bytes(DATA)
+        assert not store.is_here(SHA256)
+        is_broken = False
+        await store.add_bytes(DATA)
+        assert store.is_here(SHA256)
+    assert len(seen) >= 2
+    assert not any(seen)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_failing_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file whose fsync failed gets no name, and is not left behind."""
 

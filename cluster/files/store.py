@@ -87,6 +87,7 @@ class FileStore:
     _departures: int = 0
     _sizes: OrderedDict[str, int] = field(factory=OrderedDict)
     _durable_folders: set[Path] = field(factory=set)
+    _not_durable: set[str] = field(factory=set)
     _placing: Lock = field(factory=Lock)
     _placed_while_scanning: set[str] = field(factory=set)
     _scanned: Broadcast = field(factory=Broadcast)
@@ -106,10 +107,12 @@ class FileStore:
         return self.root / "sha256" / sha256[:2] / sha256
 
     def is_here(self, sha256: str) -> bool:
-        """Whether the file with this digest is here. Blocking; raises InvalidRequest."""
+        """Whether the file with this digest is here, durably. Blocking; raises InvalidRequest."""
         if not SHA256.fullmatch(sha256):
             raise InvalidRequest(f"{sha256!r} is not a sha256 in lower-case hex")
-        return os.path.exists(f"{self.root}/sha256/{sha256[:2]}/{sha256}")
+        has_name = os.path.exists(f"{self.root}/sha256/{sha256[:2]}/{sha256}")
+        # In this order: a name that a power cut may take back is noted before it is there.
+        return has_name and sha256 not in self._not_durable
 
     async def size_of(self, sha256: str) -> int | None:
         """The file's size in bytes, or None if it is not here."""
@@ -281,6 +284,8 @@ class FileStore:
             # already named the file.
             for folder in {final.parent for final in finals}:
                 sync_folder(folder)
+            # After a sync that failed they stay: whoever adds them again makes them durable.
+            self._not_durable.difference_update(final.name for final in finals)
         finally:
             for one in arrived:
                 os.close(one.fd)
@@ -302,6 +307,7 @@ class FileStore:
                 return False
             if not self.counters.scanned:
                 self._placed_while_scanning.add(final.name)
+            self._not_durable.add(final.name)
             temporary.rename(final)
             return True
 

@@ -75,6 +75,7 @@ _GATHER_SECONDS = 0.5
 # A catch-up that brings so many entries during one look goes first: it needs the machine.
 _RUSH_ENTRIES = 1_000
 _RUSH_SECONDS = 1.0
+_LAZY_RUSH_SECONDS = 10.0
 _LEAST_RESCAN_SECONDS = 60.0
 # Counting so many takes a while: not at each change.
 _MANY = 20_000
@@ -214,8 +215,10 @@ class HostedFiles:
         if self._again:
             self._again = False
             self._rushed = self._position.serial - self._looked_at >= _RUSH_ENTRIES
-            pause = _PAUSE_SECONDS if self.is_eager else _GATHER_SECONDS
-            self._look_in(_RUSH_SECONDS if self._rushed else pause)
+            pause, rush = _GATHER_SECONDS, _LAZY_RUSH_SECONDS
+            if self.is_eager:
+                pause, rush = _PAUSE_SECONDS, _RUSH_SECONDS
+            self._look_in(rush if self._rushed else pause)
             self._gathering = True
         else:
             seconds = max(1.0, self._rescan_at - self._clock.seconds())

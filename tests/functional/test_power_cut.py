@@ -18,7 +18,7 @@ from tests.functional.crashing import (
 )
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
 from tests.powercut import volume
-from tests.processes import Cluster
+from tests.processes import Cluster, Node, eventually
 from tests.strace import Point, require_strace
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
@@ -82,7 +82,9 @@ def test_replica(tmp_path: Path) -> None:
         for _ in range(2):
             attempts.upload(attempts.new())
             check_same_roots([primary, replica])
-            before = replica.status()
+            before = primary.status()
+            # Its own readers see an entry sooner: what it tells its primary of is durable.
+            eventually(lambda of=before["serial"]: _told(primary) == of, 10.0, "it tells of it")  # type: ignore[misc]
             replica.kill()
             primary.kill()
             disk.cut()
@@ -91,3 +93,8 @@ def test_replica(tmp_path: Path) -> None:
             assert replica.status()["serial"] == before["serial"]
             assert replica.status()["root"] == before["root"]
             primary.start()
+
+
+def _told(primary: Node) -> int:
+    position: int = primary.status()["replicas"][0]["position"]
+    return position

@@ -24,7 +24,7 @@ SOAK_SECONDS ?= 3600
 soak: $(VENV)/installed-test
 	PYMIRROR_SOAK=1 PYMIRROR_SIMULATION_SECONDS=$(SOAK_SECONDS) PYMIRROR_TEST_KILLS=100 \
 	$(RUN)/python -m pytest --timeout 14400 tests/test_simulation.py \
-	tests/functional/test_crash_points.py tests/functional/test_power_cut.py \
+	tests/functional/test_crash_*.py tests/functional/test_power_*.py \
 	tests/functional/scenarios $(ARGS)
 	$(RUN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 

@@ -66,7 +66,9 @@ class Siblings:
                 await self.refresh()
             except PymirrorError as error:
                 self._log.debug("no list of nodes: {error}", error=str(error))
-            await self._wait()
+            # A question that was cancelled by the stop ends as one that was not answered.
+            if not self._stopped:
+                await self._wait()
 
     async def refresh(self) -> None:
         """Ask now; raises Unreachable, LogError."""

@@ -40,6 +40,7 @@ from replica.following import Following, State, Unreachable
 from replica.owner import LOOK_SECONDS, OwnerSearch
 from replica.primary_client import PrimaryClient
 from replica.reporting import REPORT_SECONDS, Own, Reporter
+from replica.siblings import Siblings
 from tests.fakes import NOW, START, as_clock, database, entries, user_set
 
 SECRET = b"the secret of the tests' cluster"
@@ -501,3 +502,21 @@ def test_who_owns_the_log_is_said_by_itself() -> None:
     of.move_on("http://new.example/")
     assert of.url == "http://new.example"
     assert not of.take_preferred()
+
+
+class Silent:
+    """An HTTP client whose questions nobody answers."""
+
+    def request(self, *args: object, **kw: object) -> Deferred[Any]:
+        return Deferred()
+
+
+def test_a_stop_does_not_wait_for_the_list_of_nodes() -> None:
+    """The question is given up, and no other is waited for."""
+    clock = as_clock(Clock())
+    secret = NodeSecret(SECRET, lambda: NOW)
+    asks = PrimaryClient(["http://p.example"], cast(Any, Silent()), clock, secret, "n", lambda: NOW)
+    nodes = Siblings(asks, clock, "n", cast(Any, None))
+    nodes.start()
+    stopped = Deferred.fromCoroutine(nodes.stop())
+    assert stopped.called

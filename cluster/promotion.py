@@ -76,6 +76,14 @@ def opened(state_dir: Path) -> Iterator[Engine]:
         lock.release()
 
 
+def uuid_of(state_dir: Path) -> str:
+    """The uuid of a folder's node; raises NotPossible when it has none."""
+    try:
+        return (state_dir / "uuid").read_text().strip()
+    except FileNotFoundError:
+        raise NotPossible(f"{state_dir}/uuid is missing: restore it from a backup") from None
+
+
 def standing(engine: Engine) -> Standing:
     """How far a folder is; raises NotPossible for an empty log."""
     with engine.begin() as connection:
@@ -118,11 +126,10 @@ def promote(
     Order: key, then whom to fence, durable; then the entry that names the key. A crash between
     leaves a replica with a key that nothing names, and the command can be repeated.
     """
-    before = standing(engine)
+    before, node = standing(engine), uuid_of(state_dir)
     private = Ed25519PrivateKey.generate()
     write_durably(state_dir / KEY_FILE, private.private_bytes_raw())
     write_durably(state_dir / FENCE_FILE, "".join(f"{url}\n" for url in former).encode())
-    node = (state_dir / "uuid").read_text().strip()
     key = base64.b64encode(private.public_key().public_bytes_raw()).decode()
     trust = Trust(before.log, before.key, secret)
     with writing(engine) as connection:

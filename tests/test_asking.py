@@ -79,7 +79,7 @@ def asking() -> NodeAnswers:
 
 
 def test_redirects_are_not_followed(servers: tuple[Server, Server]) -> None:
-    """They would carry the token away; what comes back is no answer of the node."""
+    """They would carry token or password away; what comes back is no answer of the node."""
     first, second = servers
     assert asking().ask("GET", first.url + "/+state").status == 302
     assert asking().ask("POST", first.url + "/+node/fence", {}).status == 302
@@ -87,7 +87,9 @@ def test_redirects_are_not_followed(servers: tuple[Server, Server]) -> None:
     assert asking().digest(first.url + "/a-file") == (None, 0)
     with pytest.raises(LogError):
         asking().starts(first.url + EPOCHS_PATH)
-    assert len(first.heard) == 5
+    with pytest.raises(RequestFailed, match="302"):
+        send("POST", first.url + "/+nodes/invite", {"hours": 1}, "root", "the password")
+    assert len(first.heard) == 6
     assert second.heard == []
 
 

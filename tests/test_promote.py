@@ -18,7 +18,7 @@ from cluster.errors import LogError
 from cluster.log.changes import Change
 from cluster.log.epochs import Start
 from cluster.log.merkle import Frontier, leaf_hash
-from cluster.promotion import FENCE_FILE, FENCED_FILE, opened, standing
+from cluster.promotion import FENCE_FILE, FENCED_FILE, NotPossible, opened, standing, uuid_of
 from cluster.protocol import FENCE_PATH
 from tests.fakes import KEY, LOG, entries, user_set
 from tests.test_rollback import folder_of, users
@@ -262,3 +262,9 @@ def test_an_epoch_that_has_an_owner(folder: Path, monkeypatch: pytest.MonkeyPatc
     (folder / FENCED_FILE).write_text(json.dumps({**fence, "key": None}))
     assert promote(folder, Nodes({}), monkeypatch, "--yes").exit_code == 0
     assert not (folder / FENCED_FILE).exists()
+
+
+def test_a_folder_without_its_uuid(tmp_path: Path) -> None:
+    """Its node cannot be promoted, and says what is missing."""
+    with pytest.raises(NotPossible, match="uuid is missing"):
+        uuid_of(tmp_path)

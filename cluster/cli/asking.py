@@ -45,13 +45,14 @@ class Asked:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """They would carry the node's token away: an answer with one is taken for an error."""
+    """They would carry credentials away: an answer with one is taken for an error."""
 
     def redirect_request(self, *_: object) -> None:
         """Go nowhere."""
 
 
-_OPENER: Final = urllib.request.build_opener(_NoRedirects)
+OPENER: Final = urllib.request.build_opener(_NoRedirects)
+"""Sends credentials nowhere else than where they were meant for."""
 
 
 @define
@@ -91,7 +92,7 @@ class NodeAnswers:
     def _opened(self, url: str, accept: str, take: Callable[[Any], Any]) -> Any:
         try:
             request = _request("GET", url, self._headers("GET", url, accept))
-            with _OPENER.open(request, timeout=LONG_SECONDS) as answer:
+            with OPENER.open(request, timeout=LONG_SECONDS) as answer:
                 return take(answer)
         except urllib.error.HTTPError as error:
             _require_admitted(url, error)
@@ -117,7 +118,7 @@ class NodeAnswers:
         total, size = sha256(), 0
         try:
             request = _request("GET", url, self._headers("GET", url, "*/*"))
-            with _OPENER.open(request, timeout=LONG_SECONDS) as answer:
+            with OPENER.open(request, timeout=LONG_SECONDS) as answer:
                 while piece := answer.read(_PIECE_BYTES):
                     total.update(piece)
                     size += len(piece)
@@ -180,7 +181,7 @@ def _request(
 
 def _asked(request: Callable[[], urllib.request.Request], seconds: float = SECONDS) -> Asked:
     try:
-        with _OPENER.open(request(), timeout=seconds) as answer:
+        with OPENER.open(request(), timeout=seconds) as answer:
             return Asked(answer.status, _object(answer.read(_MOST_BYTES)), "")
     except urllib.error.HTTPError as error:
         values = _object(_beginning(error, 65_536))

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from cluster.cli.asking import OPENER
+
 
 class RequestFailed(Exception):
     """A node refused; `status` is its HTTP status, 0 when there was no answer."""
@@ -90,7 +92,7 @@ def send(method: str, url: str, body: object, user: str, password: str) -> dict[
     data = None if body is None else json.dumps(body).encode()
     try:
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with OPENER.open(request, timeout=60) as answer:
             result: dict[str, Any] = json.load(answer)
             return result
     except urllib.error.HTTPError as error:

@@ -26,6 +26,7 @@ from cluster.promotion import (
     require_unowned,
     root_at,
     standing,
+    uuid_of,
 )
 from cluster.promotion import demote as make_replica
 from cluster.promotion import promote as own
@@ -101,9 +102,8 @@ def promote(
             click.echo(f"this node: epoch {mine.epoch}, serial {mine.serial}")
             asked = _asking(state_dir, secret)
             known = [url for url in known if url not in (outside_url, *urls)]
-            own_uuid = (state_dir / "uuid").read_text().strip()
             histories = Histories(asked, mine, partial(root_at, engine))
-            others = Others(asked, histories, own_uuid, urls, known)
+            others = Others(asked, histories, uuid_of(state_dir), urls, known)
             lost = _agree(others.look(), limit)
             # What the replica followed need not be the primary: it may be a replica itself.
             owners = list(dict.fromkeys([*urls, *others.primaries]))
@@ -241,5 +241,4 @@ def _require_same_log(asked: NodeAnswers, url: str, trust: Trust) -> None:
 
 
 def _asking(state_dir: Path, secret: bytes) -> NodeAnswers:
-    uuid = (state_dir / "uuid").read_text().strip()
-    return NodeAnswers(secret, uuid, time.time, read_key(state_dir / KEY_FILE))
+    return NodeAnswers(secret, uuid_of(state_dir), time.time, read_key(state_dir / KEY_FILE))

@@ -111,6 +111,7 @@ class DiskRefused(PymirrorError):
     """The disk takes nothing more: it is full, fails, or is read-only. Nothing was changed."""
 
     status = 503
+    retry_after_seconds = 30
 
 
 class NotDurable(PymirrorError):

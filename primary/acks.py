@@ -99,7 +99,11 @@ class Acks:
         self._waiting.append(waiter)
         waiter.timer = self._clock.callLater(WAIT_SECONDS, self._end, waiter, False)
         self.on_wait(serial)
-        if not await waiter.done:
+        try:
+            is_reached = await waiter.done
+        finally:
+            self._end(waiter, False)  # who waited may be gone
+        if not is_reached:
             raise NotReplicated(
                 f"stored here with serial {serial}, but not on {wanted} replicas within "
                 f"{WAIT_SECONDS:.0f} s; try again: the same write is then only confirmed"

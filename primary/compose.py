@@ -116,7 +116,7 @@ class Primary:
         followers = Followers(parts.position, time.time, memory, parts.token_uses.heard)
         await followers.load()
         polls = Polls(parts.position)
-        streams = Streams(parts.reactor, parts.position, polls, self.acks, parts.identity)
+        streams = Streams(parts.reactor, parts.position, polls, parts.identity)
         self.feed = Feed(
             parts.database, parts.position, signer, parts.identity, followers,
             LogIdentity(first.log, first.key), lambda: parts.secret.secret, self.fencing, self.acks,

@@ -103,12 +103,16 @@ class Feed:
         if root != await self._root(position):
             self._acks.forget(node)
             raise OtherHistory(f"my root of {position} entries is not yours")
+        self._identity.require_admitted(node)  # it may have been revoked meanwhile
+        if position < self._acks.position(node):
+            return Reply(204)  # overtaken by a poll: only that may say less than was said before
         report = request.header(REPLICA_HEADER)
         if report is not None:
             address = client_address(request)
             said_root = base64.b64encode(root).decode()
             self._followers.heard(node, position, report, address, said_root)
         self._acks.cosigned(node, position, files_position)
+        self._streams.heard(node, position)
         return Reply(204)
 
     async def tail(self, request: NodeRequest) -> Reply | None:
@@ -150,6 +154,7 @@ class Feed:
         else:
             page = await self._checked(question)
             self._acks.cosigned(node, start, files_position(said, start))
+        self._fencing.require_owner()
         if self._streams.suits(node, question):
             await self._streams.send(node, request, question, self._checked, page)
             return None

@@ -154,10 +154,10 @@ class Snapshots:
         return await self._making.run(None, self._make)
 
     async def _make(self) -> Snapshot:
+        start, self.error = self._clock.seconds(), None
         for one in self.usable:
             if one.serial == self._position.serial:
                 return one
-        start, self.error = self._clock.seconds(), None
         maker = Maker(self._root, self._signer, lambda: self._stopping)
         snapshot = await self._thread.run(maker.make, self._database.engine)
         self._log.info(

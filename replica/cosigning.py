@@ -10,11 +10,14 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from cluster.clock import Clock, Delayed
 from cluster.errors import LogError
 from cluster.log.merkle import Frontier
 from cluster.protocol import COSIGN_PATH, REPLICA_HEADER
 from replica.following import Unreachable
 from replica.primary_client import PrimaryClient
+
+_RETRY_SECONDS = 0.5
 
 
 @define(eq=False)
@@ -32,10 +35,12 @@ class Cosigner:
     _facts: Callable[[], tuple[Frontier, int]]
     _reachable: Callable[[], bool]
     _report: Callable[[], bytes]
-    _told: tuple[int, int] = (0, 0)
+    _clock: Clock
+    _told: tuple[Frontier, int] = (Frontier(), 0)
     _has_news: bool = False
     _busy: bool = False
     _stopped: bool = False
+    _again: Delayed | None = None
 
     def tell_files(self) -> None:
         """Files have come; returns at once. Of entries alone, the next poll tells."""
@@ -55,18 +60,24 @@ class Cosigner:
     def stop(self) -> None:
         """Tell no more."""
         self._stopped = True
+        if self._again is not None and self._again.active():
+            self._again.cancel()
 
     async def _run(self) -> None:
         try:
             while self._has_news and not self._stopped:
                 self._has_news = False
-                at, files_position = self._facts()
-                if (at.size, files_position) != self._told:
-                    await self._send(at, files_position)
-                    self._told = at.size, files_position
-        except (Unreachable, LogError) as error:
-            # The next poll carries the same.
+                facts = self._facts()
+                if facts != self._told:
+                    await self._send(*facts)
+                    self._told = facts
+        except LogError as error:
             self._log.debug("the primary was not told: {error}", error=str(error))
+        except Unreachable as error:
+            self._log.debug("the primary was not told: {error}", error=str(error))
+            # The next poll carries the same, but may be long in coming while pages are streamed.
+            if not self._stopped:
+                self._again = self._clock.callLater(_RETRY_SECONDS, self.tell)
         finally:
             self._busy = False
 

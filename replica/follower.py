@@ -52,8 +52,8 @@ from replica.following import (
     failed,
 )
 from replica.owners import Owners
-from replica.pagestream import EncodedPage, PageStream, Sign, unpack
-from replica.pinned import read_identity, write_identity
+from replica.pagestream import EncodedPage, PageStream, Sign, Untold, unpack
+from replica.pinned import known_identity
 from replica.primary_client import PrimaryClient
 from replica.secretsync import LacksSecrets, SecretSync
 from replica.taking import Taken, take
@@ -61,8 +61,7 @@ from replica.taking import Taken, take
 # An empty page normally comes after a long wait; a primary that sends them at once (it is
 # going down, or worse) must not keep both of us busy.
 _EMPTY_PAGE_SECONDS = 0.05
-_QUIET_SECONDS = 0.15
-_LONGEST_UNTOLD_SECONDS = 0.5
+_MOST_EMPTY_ENDS = 3
 
 
 @define(eq=False)
@@ -92,7 +91,8 @@ class Follower:
     """What of the log survives a power cut; nobody is told of more."""
     on_durable: Callable[[], None] = lambda: None
     _pages: PageStream | None = None
-    _untold_since: float | None = None
+    _untold: Untold = field(factory=Untold)
+    _empty_ends: int = 0
     _later: tuple[Start, ...] | None = None
     _had_no_more: bool = False
     _chance: random.Random = field(factory=random.Random)
@@ -211,16 +211,29 @@ class Follower:
         return await self._client.tail(trust.log, at, epoch, seconds, report, claims, streams=True)
 
     async def _take_next(self, trust: Trust, later: Sequence[Start], pages: PageStream) -> None:
-        frame = await pages.next(self._quiet_seconds())
+        seconds = self._untold.quiet_seconds(self._clock.seconds())
+        if seconds == 0.0:
+            await self._tell()
+            return
+        frame = await pages.next(seconds)
         if frame is Sign.END:
             self._pages = None
-            if pages.is_untouched:
-                await self._pause(_EMPTY_PAGE_SECONDS)
+            await self._ended(pages)
         elif isinstance(frame, EncodedPage):
             await self._take_page(trust, later, frame)
         else:
-            await self._make_durable(self.frontier)
-            self.on_durable()
+            await self._tell()
+
+    async def _tell(self) -> None:
+        await self._make_durable(self.frontier)
+        self.on_durable()
+
+    async def _ended(self, pages: PageStream) -> None:
+        self._empty_ends = self._empty_ends + 1 if pages.is_untouched else 0
+        if self._empty_ends >= _MOST_EMPTY_ENDS:
+            raise Unreachable(f"{self._client.url} ends its answers at once")
+        if pages.is_untouched:
+            await self._pause(_EMPTY_PAGE_SECONDS)
 
     async def _take_page(self, trust: Trust, later: Sequence[Start], one: EncodedPage) -> None:
         at = self.frontier
@@ -239,15 +252,8 @@ class Follower:
         await self._taken(taken, one.primary_serial)
         if taken.frontier.size == at.size:
             await self._pause(_EMPTY_PAGE_SECONDS)
-        elif self._untold_since is None:
-            self._untold_since = self._clock.seconds()
-
-    def _quiet_seconds(self) -> float | None:
-        """How long to wait for another page before the disk and the primary hear of the last."""
-        if self._untold_since is None:
-            return None
-        untold_for = self._clock.seconds() - self._untold_since
-        return min(_QUIET_SECONDS, max(0.0, _LONGEST_UNTOLD_SECONDS - untold_for))
+        else:
+            self._untold.came(self._clock.seconds())
 
     def _drop_pages(self) -> None:
         if self._pages is not None:
@@ -255,7 +261,7 @@ class Follower:
         self._pages = None
 
     async def _make_durable(self, at: Frontier) -> None:
-        self._untold_since = None
+        self._untold.told()
         if self.durable != at:
             await self._database.make_durable()
             self.durable = at
@@ -309,6 +315,7 @@ class Follower:
             if self.bootstrap is None or self.bootstrap.goes_back:
                 return False
             common = await self._database.read(lambda c: changelog.frontier(c, size))
+            self.durable = Frontier()
             self.bootstrap.demand(extending=common)
             return True
         if orphans is None:
@@ -329,14 +336,9 @@ class Follower:
 
     async def _known_identity(self) -> LogIdentity:
         if self.identity is None:
-            self.identity = await self._heavy.run(read_identity, self._identity_file)
-        if self.identity is None:
-            if self.frontier.size:
-                raise LogError(f"{self._identity_file} is missing: restore it, or start afresh")
-            met = await self._client.identity()
-            # Durable before the first entry: a log is only ever followed under this identity.
-            await self._heavy.run(write_identity, self._identity_file, met)
-            self.identity = met
+            self.identity = await known_identity(
+                self._identity_file, self._client, self._heavy, is_new=not self.frontier.size
+            )
         return self.identity
 
 

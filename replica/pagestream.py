@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Any, Final
 
 import zstandard
-from attrs import frozen
+from attrs import define, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol, connectionDone
@@ -23,6 +23,8 @@ from cluster.protocol import FRAME, PAGE_ENCODINGS, TELL, TailPage, decode_tail
 from cluster.upstream.client import explain
 from replica.following import Unreachable
 
+QUIET_SECONDS: Final = 0.15
+LONGEST_UNTOLD_SECONDS: Final = 0.5
 _PAUSE_FROM_BYTES: Final = 1 << 20
 
 
@@ -195,6 +197,27 @@ class PageStream(Protocol):
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             waiter.callback(None)
+
+
+@define
+class Untold:
+    """Since when there is something that neither the disk nor the primary has been told of."""
+
+    _since: float | None = None
+
+    def came(self, now: float) -> None:
+        """Something has come; `now` is in seconds."""
+        self._since = now if self._since is None else self._since
+
+    def told(self) -> None:
+        """They know all."""
+        self._since = None
+
+    def quiet_seconds(self, now: float) -> float | None:
+        """How long to wait for more before they are told; None for as long as it takes."""
+        if self._since is None:
+            return None
+        return min(QUIET_SECONDS, max(0.0, self._since + LONGEST_UNTOLD_SECONDS - now))
 
 
 def unpack(page: EncodedPage, limit_bytes: int) -> TailPage:

@@ -165,7 +165,7 @@ class Replica:
         )  # fmt: skip
         self._cosigner = Cosigner(
             self._client, self._durable_positions, reachable,
-            lambda: orjson.dumps(self._report(self.follower.following)),
+            lambda: orjson.dumps(self._report(self.follower.following)), parts.reactor,
         )  # fmt: skip
         own = Own(
             parts.uuid, lambda: self._files.files_position, lambda: self.follower.following,

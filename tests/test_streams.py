@@ -11,7 +11,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from cluster.errors import AuthenticationRequired
+from cluster.errors import AuthenticationRequired, TooManyRequests
 from cluster.log.changes import Change
 from cluster.log.merkle import Frontier
 from cluster.protocol import (
@@ -30,6 +30,7 @@ from cluster.web.tail import Asked, Page
 from primary.acks import Acks
 from primary.streams import CONFIRM_SECONDS, Streams
 from replica.following import State
+from replica.pagestream import QUIET_SECONDS, Untold
 from tests.fake_primary import FakePrimary, Script
 from tests.fakes import as_clock, entries, user_set
 from tests.file_servers import reactor
@@ -164,6 +165,35 @@ async def test_hostile_streams(name: str, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_streams_that_end_at_once(tmp_path: Path) -> None:
+    """A way on which no page ever comes does not count as one that works."""
+
+    def nothing(primary: FakePrimary, request: Any) -> None:
+        request.setHeader("Content-Type", STREAM_TYPE)
+        request.finish()
+
+    async with following(tmp_path, log_of("ann")) as it:
+        await it.in_sync()
+        it.primary.turn(nothing)
+        await it.failed()
+        assert it.state is State.PRIMARY_UNREACHABLE
+        assert "ends its answers at once" in (it.follower.following.last_error or "")
+
+
+def test_when_the_primary_is_told() -> None:
+    """After a pause, but while pages keep coming, at times all the same."""
+    untold = Untold()
+    assert untold.quiet_seconds(10.0) is None
+    untold.came(10.0)
+    untold.came(10.4)
+    assert untold.quiet_seconds(10.0) == QUIET_SECONDS
+    assert untold.quiet_seconds(10.4) == pytest.approx(0.1)
+    assert untold.quiet_seconds(10.6) == 0.0
+    untold.told()
+    assert untold.quiet_seconds(11.0) is None
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_stream_that_says_nothing(tmp_path: Path) -> None:
     """It has to end in the time that a poll has."""
     async with following(tmp_path, log_of("ann")) as it:
@@ -179,6 +209,7 @@ class _Request:
 
     written: list[bytes] = field(factory=list)
     lost: bool = False
+    aborted: bool = False
     producer: Any = None
     headers: dict[str, str] = field(factory=dict)
 
@@ -193,6 +224,13 @@ class _Request:
 
     def unregisterProducer(self) -> None:
         self.producer = None
+
+    @property
+    def channel(self) -> _Request:
+        return self
+
+    def forceAbortClient(self) -> None:
+        self.aborted = True
 
     def ends(self) -> list[int]:
         """The frames: where each page ends; -1 for "say how far you are"."""
@@ -230,9 +268,7 @@ class Primary:
         clock = as_clock(self.clock)
         self.position = Position(clock, Head(7, 1, bytes(32), None))
         self.polls, self.acks = Polls(self.position), Acks(clock, cast(Any, None))
-        self.streams = Streams(
-            clock, self.position, self.polls, self.acks, cast(Any, self.admission)
-        )
+        self.streams = Streams(clock, self.position, self.polls, cast(Any, self.admission))
         self.acks.on_wait = self.streams.tell
         self.question = Asked(7, bytes(32), 1, 25.0, None, streams=True)
         self.acks.cosigned(NODE, 7, 7)
@@ -250,9 +286,10 @@ class Primary:
         serial = self.position.serial + 1
         self.position.advance(Head(serial, 1, bytes(32), None), Touched())
 
-    def told(self) -> None:
-        """The follower says that it has all."""
-        self.acks.cosigned(NODE, self.position.serial, 0)
+    def told(self, serial: int = 0) -> None:
+        """The follower says that it has all, or up to a serial."""
+        self.acks.cosigned(NODE, serial or self.position.serial, 0)
+        self.streams.heard(NODE, serial or self.position.serial)
 
 
 def test_pages_until_the_time_is_over() -> None:
@@ -353,6 +390,62 @@ def test_who_confirms_late_goes_on() -> None:
     it.commit()
     assert not done.called
     assert it.request.ends() == [8, 9]
+
+
+def test_who_is_busy_is_not_silent() -> None:
+    """A follower that has megabytes to apply says how far it is, again and again."""
+    it = Primary()
+    it.send()
+    it.commit()
+    it.commit()
+    for _ in range(5):
+        it.clock.advance(CONFIRM_SECONDS - 0.1)
+        it.told(8)
+    assert it.request.ends() == [8, 9]
+    it.clock.advance(1)
+    assert it.request.ends() == [8, 9, 9]
+    assert it.streams.suits(NODE, it.question)
+
+
+def test_a_front_that_collects_answers_of_a_busy_primary() -> None:
+    """Commits do not make up for what the follower does not say."""
+    it = Primary()
+    done = it.send()
+    for _ in range(3):
+        it.commit()
+        it.clock.advance(2)
+    assert done.called
+    assert not it.streams.suits(NODE, it.question)
+
+
+def test_a_follower_that_hangs() -> None:
+    """One that reads nothing at all is hung up on; so is the oldest stream of three."""
+    it = Primary()
+    done = it.send()
+    it.request.producer.pauseProducing()
+    it.commit()
+    it.told()
+    it.clock.advance(POLL_TIMEOUT_SECONDS)
+    assert done.called
+    assert it.request.aborted
+
+    it = Primary()
+    first = it.send()
+    it.request.producer.pauseProducing()
+    it.commit()
+    assert [first.called, it.send().called] == [False, False]
+    it.send()
+    assert first.called
+
+
+def test_no_room() -> None:
+    """Who is one too many is told so, instead of a stream."""
+    it = Primary()
+    it.polls.most = 0
+    errors: list[Any] = []
+    it.send().addErrback(lambda failure: errors.append(failure.type))
+    assert errors == [TooManyRequests]
+    assert it.request.headers == {}
 
 
 def test_streams_end() -> None:

@@ -85,6 +85,9 @@ class Asked:
     sender: str
     content: BytesIO
 
+    def header(self, name: str) -> str | None:
+        return None
+
 
 @define
 class Senders:
@@ -94,6 +97,9 @@ class Senders:
 
     def require_node(self, request: Asked) -> str:
         return request.sender
+
+    def require_admitted(self, node: str) -> None:
+        """Nobody is revoked."""
 
     def signer(self, token: str, method: str, path: str) -> str:
         return self.admission.verify(token, method, path)
@@ -132,7 +138,7 @@ class Map:
             cast(Any, Logged()), position, LogSigner("log", Ed25519PrivateKey.generate()),
             cast(Any, self.senders), self.followers, LogIdentity("log", "key"), lambda: SECRET,
             cast(Any, Open()), self.acks, self.polls,
-            Streams(clock, position, self.polls, self.acks, cast(Any, self.senders)),
+            Streams(clock, position, self.polls, cast(Any, self.senders)),
         )  # fmt: skip
 
     async def take(self, sender: str, *statements: Statement, lost: tuple[str, ...] = ()) -> int:
@@ -242,7 +248,9 @@ async def test_an_orphaned_end_is_no_acknowledgement() -> None:
 
     assert await cosigned("one", 10, at(10).root) == 204
     assert await cosigned("two", 4, at(4).root) == 204
+    assert await cosigned("one", 4, at(4).root) == 204  # overtaken by the one before
     assert it.acks.holders(4, with_files=True) == 2
+    assert it.acks.holders(10, with_files=True) == 1
     for size, root in ((10, at(9).root), (4, at(5).root), (11, at(10).root)):
         with pytest.raises(OtherHistory):
             await cosigned("two", size, root)

@@ -45,8 +45,7 @@ class Polls:
             return False
         for older in self._waiting.get(node, [])[: -(MOST_PER_NODE - 1)]:
             self._end(older)
-        if self.count >= self.most:
-            raise TooManyRequests("too many followers wait here; try again", _RETRY_SECONDS)
+        self.require_room()
         poll = Deferred.fromCoroutine(self._position.reached(serial, seconds))
         self._waiting.setdefault(node, []).append(poll)
         try:
@@ -59,6 +58,11 @@ class Polls:
             self._ended.discard(poll)
             self._forget(node, poll)
         return not self._stopped
+
+    def require_room(self) -> None:
+        """Raise TooManyRequests when too many wait already."""
+        if self.count >= self.most:
+            raise TooManyRequests("too many followers wait here; try again", _RETRY_SECONDS)
 
     def end(self, unwanted: Callable[[str], bool]) -> None:
         """Answer the polls of these nodes now."""

@@ -13,7 +13,13 @@ from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES
 from twisted.web.server import Request
 
-from cluster.errors import AuthenticationRequired, PymirrorError, TooManyRequests, Unavailable
+from cluster.errors import (
+    AuthenticationRequired,
+    DiskRefused,
+    PymirrorError,
+    TooManyRequests,
+    Unavailable,
+)
 from cluster.protocol import PRIMARY_HEADER
 
 _log = Logger()
@@ -64,7 +70,7 @@ def error_reply(failure: Failure, accept: str, *, in_reason: bool = False) -> Re
         headers = {"Cache-Control": "max-age=10"}
     if isinstance(error, AuthenticationRequired):
         headers["WWW-Authenticate"] = f'Basic realm="{REALM}"'
-    if isinstance(error, Unavailable | TooManyRequests):
+    if isinstance(error, Unavailable | TooManyRequests | DiskRefused):
         headers["Retry-After"] = str(error.retry_after_seconds)
     primary_url = getattr(error, "primary_url", None)
     if primary_url is not None:

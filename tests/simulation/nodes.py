@@ -226,7 +226,7 @@ class Running:
         signer = signer_for(private, epoch)
         followers = Followers(self.position, self.now)
         polls = Polls(self.position)
-        streams = Streams(self.as_clock, self.position, polls, self.acks, self.identity)
+        streams = Streams(self.as_clock, self.position, polls, self.identity)
         feed = Feed(
             self.database, self.position, signer, cast(Any, self.identity), followers,
             LogIdentity(first.log, first.key), lambda: SECRET, self.fencing, self.acks, polls,
@@ -291,7 +291,7 @@ class Running:
         )  # fmt: skip
         cosigner = Cosigner(
             client, lambda: (follower.durable, follower.durable.size), lambda: follower.reachable,
-            lambda: orjson.dumps(self._report(follower.following)),
+            lambda: orjson.dumps(self._report(follower.following)), self.as_clock,
         )  # fmt: skip
         follower.on_durable = cosigner.tell
         reporter = Reporter(

@@ -77,7 +77,7 @@ class Progress:
     chunks: int = 0
     rows: int = 0
     abandoned: bool = False
-    """Whether nobody waits for this any more."""
+    """Whether nobody waits for this any more: no chunk is asked for again."""
 
     def document(self) -> dict[str, Any]:
         """As the status shows it."""

@@ -24,7 +24,7 @@ from cluster.log.epochs import Trust
 from cluster.log.merkle import Frontier
 from cluster.log.snapshot import LEAVES, Chunk, Manifest, is_whole, leaves_of, unpack
 from cluster.state import queries, schema
-from cluster.state.database import open_engine
+from cluster.state.database import open_engine, refused_by_disk
 from cluster.state.rowstream import StateDigest, insert_rows
 from replica.following import Diverged
 
@@ -48,8 +48,11 @@ class Loader:
     _busy: Lock = field(factory=Lock)
 
     def open(self) -> None:
-        """Begin with an empty file, whatever was there; not at all once it was closed."""
-        with self._busy:
+        """Begin with an empty file, whatever was there; not at all once it was closed.
+
+        This and what follows raise DiskRefused when the disk does not take it.
+        """
+        with self._busy, refused_by_disk(self.path):
             if not self._closed:
                 self._open()
 
@@ -70,7 +73,7 @@ class Loader:
 
     def load(self, chunk: Chunk, raw: bytes) -> None:
         """Add one chunk's content, in the manifest's order; raises LogError."""
-        with self._busy:
+        with self._busy, refused_by_disk(self.path):
             if chunk.table == LEAVES:
                 changelog.append_leaves(self._connection, self._leaves, leaves_of(chunk, raw))
                 self._leaves += chunk.rows
@@ -87,7 +90,7 @@ class Loader:
         Returns the names of the node-only blobs that it names. Raises LogError, Diverged.
         """
         connection, manifest = self._connection, self.manifest
-        with self._busy:
+        with self._busy, refused_by_disk(self.path):
             for table in schema.TABLES:
                 for index in table.indexes:
                     index.create(connection)

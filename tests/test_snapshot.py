@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from cluster.errors import LogError, PymirrorError, UnknownFormat
+from cluster.errors import DiskRefused, LogError, PymirrorError, UnknownFormat
 from cluster.log import changelog
 from cluster.log.changes import Change, Kind
 from cluster.log.checkpoint import LogSigner
+from cluster.log.driver import driver
 from cluster.log.epochs import Start, Trust, start_payload
 from cluster.log.merkle import Frontier
 from cluster.log.snapshot import (
@@ -37,7 +38,7 @@ from cluster.state.rowstream import StateDigest, insert_rows
 from cluster.state.upgrade import CannotReplay, bring_up_to_date
 from primary.snapshotfiles import MANIFEST, Abandoned, Maker, Snapshot, existing
 from replica.following import Diverged
-from replica.loading import put_in_place
+from replica.loading import Loader, put_in_place
 from tests.fakes import LOG, SIGNER, START, TRUST, engine, user_set
 from tests.snapshots import facts, load, make, opened, record, record_all, state_digest
 from tests.strategies import Write, histories
@@ -309,3 +310,20 @@ def test_another_version_cannot_be_replayed(snapshot: Snapshot, tmp_path: Path) 
         bring_up_to_date(node)
     assert facts(node) == before
     node.dispose()
+
+
+def test_a_disk_without_room(snapshot: Snapshot, tmp_path: Path) -> None:
+    """A snapshot that does not fit is no bad answer: the disk is named."""
+    loader = Loader(tmp_path / "loaded.sqlite", snapshot.manifest)
+    loader.open()
+    try:
+        pages = driver(loader._connection).execute("PRAGMA page_count").fetchone()[0]
+        driver(loader._connection).execute(f"PRAGMA max_page_count={pages}")
+        number, chunk = next(
+            (n, c) for n, c in enumerate(snapshot.manifest.chunks) if c.table == "users"
+        )
+        raw = unpack(chunk, snapshot.chunk_path(number).read_bytes())
+        with pytest.raises(DiskRefused, match=r"loaded\.sqlite cannot be written"):
+            loader.load(chunk, raw)
+    finally:
+        loader.close()

@@ -61,6 +61,19 @@ def writing(engine: Engine) -> Iterator[Connection]:
             yield connection
 
 
+@contextmanager
+def refused_by_disk(path: Path) -> Iterator[None]:
+    """Make DiskRefused of what SQLite says when the disk of the database at `path` fails."""
+    try:
+        yield
+    except STORE_ERRORS as error:
+        said = disk_error(error)
+        if said is None:
+            raise
+        # Not SQLAlchemy's own text: that holds the statement and its parameters.
+        raise DiskRefused(f"{path.name} cannot be written: {said}") from error
+
+
 @define
 class Database:
     """An engine and the threads that may use it.
@@ -90,16 +103,9 @@ class Database:
         """
 
         def do() -> T:
-            try:
-                with writing(self.engine) as connection:
-                    return work(connection)
-            except STORE_ERRORS as error:
-                said = disk_error(error)
-                if said is None:
-                    raise
-                # Not SQLAlchemy's own text: that holds the statement and its parameters.
-                name = Path(self.engine.url.database or "").name
-                raise DiskRefused(f"{name} cannot be written: {said}") from error
+            path = Path(self.engine.url.database or "")
+            with refused_by_disk(path), writing(self.engine) as connection:
+                return work(connection)
 
         return await self.writer.run(do)
 

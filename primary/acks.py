@@ -102,7 +102,7 @@ class Acks:
         try:
             is_reached = await waiter.done
         finally:
-            self._end(waiter, False)  # who waited may be gone
+            self._forget(waiter)  # who waited may be gone
         if not is_reached:
             raise NotReplicated(
                 f"stored here with serial {serial}, but not on {wanted} replicas within "
@@ -126,10 +126,13 @@ class Acks:
     def _enough(self, waiter: _Waiter) -> bool:
         return self.holders(waiter.serial, with_files=waiter.with_files) >= waiter.wanted
 
-    def _end(self, waiter: _Waiter, reached: bool) -> None:
+    def _forget(self, waiter: _Waiter) -> None:
         if waiter in self._waiting:
             self._waiting.remove(waiter)
         if waiter.timer is not None and waiter.timer.active():
             waiter.timer.cancel()
+
+    def _end(self, waiter: _Waiter, reached: bool) -> None:
+        self._forget(waiter)
         if not waiter.done.called:
             waiter.done.callback(reached)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Protocol as WireProtocol
@@ -22,7 +22,7 @@ from twisted.web.client import (
 )
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer  # type: ignore[attr-defined]
 
 from cluster.errors import PymirrorError
@@ -57,6 +57,33 @@ class Requester(Protocol):
         self, method: bytes, uri: bytes, headers: Headers | None = None, body: Any = None, /
     ) -> Deferred[Response]:
         """Send a request; fires when the response's headers are here."""
+
+
+@implementer(IBodyProducer)
+@frozen
+class WholeBody:
+    """A request's body that is in memory: written at once."""
+
+    data: bytes
+
+    @property
+    def length(self) -> int:
+        """Bytes of it."""
+        return len(self.data)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        """Write it."""
+        consumer.write(self.data)
+        return succeed(None)
+
+    def stopProducing(self) -> None:
+        """It is written already."""
+
+    def pauseProducing(self) -> None:
+        """The same."""
+
+    def resumeProducing(self) -> None:
+        """The same."""
 
 
 def make_agent(reactor: Any) -> Requester:

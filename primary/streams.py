@@ -33,7 +33,7 @@ from cluster.web.request import NodeRequest
 from cluster.web.tail import NO_STORE, Asked, Page
 
 CONFIRM_SECONDS: Final = 5.0
-"""A follower says in half a second how far it is: if it is silent for longer while there are pages
+"""A follower says in a second how far it is: if it is silent for longer while there are pages
 that it has not confirmed, they are held back on their way, by a front that collects answers."""
 HELD_BACK_SECONDS: Final = 600.0
 _HEADERS: Final = {

@@ -7,7 +7,7 @@ Any failed check: nothing of the page is applied.
 
 Readers see entries before they are durable here: after a power cut they are followed once more.
 While the primary streams pages, the disk and the primary wait for a pause between them, or for
-half a second; or until the primary says that somebody waits for us.
+a second; or until the primary says that somebody waits for us.
 """
 
 from __future__ import annotations

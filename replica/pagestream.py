@@ -24,7 +24,7 @@ from cluster.upstream.client import explain
 from replica.following import Unreachable
 
 QUIET_SECONDS: Final = 0.15
-LONGEST_UNTOLD_SECONDS: Final = 0.5
+LONGEST_UNTOLD_SECONDS: Final = 1.0
 _PAUSE_FROM_BYTES: Final = 1 << 20
 
 

@@ -16,7 +16,7 @@ from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
 
-from cluster.agent import Requester, Response
+from cluster.agent import Requester, Response, WholeBody
 from cluster.auth.nodes import NodeSecret
 from cluster.clock import Clock, bounded
 from cluster.errors import LogError, LoopDetected, UnknownFormat, UpstreamError
@@ -99,7 +99,7 @@ class PrimaryClient:
     """Sends requests to the primary, as the node `uuid`.
 
     `urls` are where the primary may be; `url` is the one that is asked now. `agent`, if it is
-    given, sends what has no body, the polls above all.
+    given, sends all but streams.
     """
 
     urls: list[str]
@@ -207,9 +207,11 @@ class PrimaryClient:
         named = {"User-Agent": USER_AGENT, **headers, **bound}
         headers_sent = Headers({name: [value] for name, value in named.items()})
         url = self.url + path
-        if body is None and self._agent is not None and url.isascii():
+        is_small = body is None or isinstance(body, bytes)
+        if is_small and self._agent is not None and url.isascii():
             # treq's cookies, codings and rewriting of URLs would be a third of what a poll costs.
-            return await self._agent.request(method.encode(), url.encode(), headers_sent)
+            whole = None if body is None else WholeBody(body)
+            return await self._agent.request(method.encode(), url.encode(), headers_sent, whole)
         response: Response = await self._http.request(
             method, url, headers=headers_sent, data=body, allow_redirects=False, unbuffered=True
         )

@@ -185,10 +185,10 @@ def test_when_the_primary_is_told() -> None:
     untold = Untold()
     assert untold.quiet_seconds(10.0) is None
     untold.came(10.0)
-    untold.came(10.4)
+    untold.came(10.9)
     assert untold.quiet_seconds(10.0) == QUIET_SECONDS
-    assert untold.quiet_seconds(10.4) == pytest.approx(0.1)
-    assert untold.quiet_seconds(10.6) == 0.0
+    assert untold.quiet_seconds(10.9) == pytest.approx(0.1)
+    assert untold.quiet_seconds(11.1) == 0.0
     untold.told()
     assert untold.quiet_seconds(11.0) is None
 

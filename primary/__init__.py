@@ -10,7 +10,7 @@ releasemetadata   form fields as metadata of a release
 attestations   what comes with an upload by PEP 740
 staging, staged   uploads that wait to be published together
 mirroring  upstream pages become changes
-feed       the log, served to followers
+feed, streams   the log, served to followers; answers that go on
 followers  what replicas report (reports), kept over restarts (remembered)
 acks       when a write is acknowledged
 joining, nodes   who becomes a node; the list of nodes

@@ -11,7 +11,8 @@ secretsync      node-only blobs
 filesync, filesources   uploaded files that are kept here; where files come from
 siblings        the other nodes, as the primary lists them
 relay, via      the log served on to replicas that follow this one, never in a ring
-primary_client  questions to the primary
+primary_client, pagestream   questions to the primary; the pages that are its answer
+owner, owners, pinned   who owns the log, who claims to, and which log it is
 refreshing      asks the primary to refresh a project; upstream directly when it is away
 forwarding      writes go to the primary
 web             the Klein application

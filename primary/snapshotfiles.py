@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +33,7 @@ from cluster.log.snapshot import (
     sign_manifest,
 )
 from cluster.state import queries, schema
-from cluster.state.rowstream import blocks, header
+from cluster.state.rowstream import StateDigest, blocks
 
 MANIFEST: Final = "manifest"
 _MAKING: Final = ".making"
@@ -142,13 +141,12 @@ class Maker:
             self._write(LEAVES, len(data) // 32, data)
 
     def _write_state(self, connection: Connection) -> str:
-        digest = sha256()
+        digest = StateDigest()
         for table in schema.TABLES:
-            digest.update(header(table))
             for raw, rows in _gathered(blocks(connection, table)):
-                digest.update(raw)
+                digest.add(table.name, raw)
                 self._write(table.name, rows, raw)
-        return digest.hexdigest()
+        return digest.whole()
 
     def _write(self, table: str, rows: int, raw: bytes) -> None:
         if self.stopping():

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import lru_cache
 from hashlib import sha256
-from sqlite3 import IntegrityError, InterfaceError, ProgrammingError
 from typing import Any
 
 import orjson
@@ -19,13 +18,13 @@ from attrs import define, field
 from sqlalchemy import Connection, LargeBinary, Table
 
 from cluster.errors import LogError
-from cluster.log.driver import driver
+from cluster.log.driver import WRONG_VALUES, driver
 from cluster.state import schema
 
 _BLOCK_ROWS = 100
 
 
-def header(table: Table) -> bytes:
+def _header(table: Table) -> bytes:
     """What stands for a table in the digest: its name and columns."""
     return orjson.dumps([table.name, [column.name for column in table.columns]]) + b"\n"
 
@@ -81,7 +80,7 @@ class StateDigest:
 
     def _begin(self, count: int) -> None:
         for table in schema.TABLES[self._begun : count]:
-            self._total.update(header(table))
+            self._total.update(_header(table))
         self._begun = count
 
 
@@ -97,5 +96,5 @@ def insert_rows(connection: Connection, name: str, raw: bytes) -> int:
         return max(0, driver(connection).executemany(_insert(table), rows).rowcount)
     except orjson.JSONDecodeError:
         raise LogError(f"rows of {name} are not JSON") from None
-    except (IntegrityError, InterfaceError, ProgrammingError, OverflowError) as error:
+    except WRONG_VALUES as error:
         raise LogError(f"rows of {name} do not fit into it: {error}") from None

@@ -69,7 +69,7 @@ class Forwarding:
     _outside_url: str | None
     _identity: Identity
     _own: str
-    following: Callable[[], Following] = Following
+    _following: Callable[[], Following]
 
     async def small(self, request: NodeRequest) -> Reply:
         """Forward a client's request whose body is in memory; raises Unavailable."""
@@ -173,7 +173,7 @@ class Forwarding:
     async def _applied(self, serial: int) -> None:
         """Wait until a serial is applied here, if it may be soon."""
         end = self._clock.seconds() + _APPLY_SECONDS
-        while (now := self._clock.seconds()) < end and self.following().state not in STUCK:
+        while (now := self._clock.seconds()) < end and self._following().state not in STUCK:
             is_here = await self._position.reached(serial, _LOOK_SECONDS)
             # Who is woken before, and in vain, is told by that to wait no more.
             if is_here or self._clock.seconds() < now + _LOOK_SECONDS:

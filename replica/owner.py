@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 
 from cluster.clock import Clock, Delayed
 from cluster.errors import PymirrorError
-from cluster.log.merkle import Frontier
 from replica.follower import Follower
 from replica.primary_client import PrimaryClient
 
@@ -75,18 +74,17 @@ class OwnerSearch:
 class OwnerCheck:
     """Whether the owner of our log answers at a URL, and its log goes on from ours.
 
-    `durable` is how far that is safe on our disk: it counts as a poll.
+    It counts as a poll, so it says no more than what is safe on our disk.
     """
 
     _client: PrimaryClient
     _follower: Follower
-    _durable: Callable[[], Frontier]
     _epoch: Callable[[], int]
     _report: Callable[[], bytes]
 
     async def __call__(self, url: str) -> bool:
         """Ask there; whatever is wrong with the answer means no."""
-        there, identity, at = self._client.at(url), self._follower.identity, self._durable()
+        there, identity, at = self._client.at(url), self._follower.identity, self._follower.durable
         if identity is None or not at.size:
             return False
         try:

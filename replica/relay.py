@@ -92,7 +92,7 @@ class Relay:
     _polls: Polls
     _own: str
     _log: Callable[[], LogIdentity | None]
-    following: Callable[[], Following]
+    _following: Callable[[], Following]
     _reporter: Reporter
     _pages: Pages = field(factory=Pages)
 
@@ -154,7 +154,7 @@ class Relay:
         if page.before != question.root:
             raise OtherHistory(f"my root of {question.start} entries is not yours")
         reply = page.reply()
-        head = max(self._position.serial, self.following().primary_serial)
+        head = max(self._position.serial, self._following().primary_serial)
         chain = ",".join((self._own, *self._client.chain))
         headers = {**reply.headers, SERIAL_HEADER: str(head), VIA_HEADER: chain}
         return evolve(reply, headers=headers)
@@ -173,7 +173,7 @@ class Relay:
                 f"node {node} would follow itself through {self._own}: point one of them at the "
                 "primary"
             )
-        if self.following().state is State.LOOP:
+        if self._following().state is State.LOOP:
             raise LoopDetected(
                 f"replica {self._own} is in a ring of replicas that follow each other: point one "
                 "of them at the primary"

@@ -164,9 +164,8 @@ class Replica:
             time.time, self.files_mode,
         )  # fmt: skip
         self._cosigner = Cosigner(
-            self._client, self._durable_positions, reachable,
-            lambda: orjson.dumps(self._report(self.follower.following)), parts.reactor,
-        )  # fmt: skip
+            self._client, self._durable_positions, reachable, self._encoded_report, parts.reactor
+        )
         own = Own(
             parts.uuid, lambda: self._files.files_position, lambda: self.follower.following,
             self._report, time.time,
@@ -203,6 +202,7 @@ class Replica:
             forwarding=Forwarding(
                 self._client, parts.position, parts.reactor, self.follower.nudge,
                 parts.settings.outside_url, parts.identity, parts.uuid,
+                lambda: self.follower.following,
             ),
             relay=self._relay(), pulling=Pulling(
                 parts.identity, parts.store, parts.fetcher, self._sources.hosted, parts.uuid
@@ -242,9 +242,8 @@ class Replica:
 
     def _owner_search(self) -> OwnerSearch:
         check = OwnerCheck(
-            self._client, self.follower, lambda: self.follower.durable,
-            lambda: self.parts.position.head.epoch,
-            lambda: orjson.dumps(self._report(self.follower.following)),
+            self._client, self.follower, lambda: self.parts.position.head.epoch,
+            self._encoded_report,
         )  # fmt: skip
         return OwnerSearch(self._client, self.parts.reactor, check)
 
@@ -261,6 +260,9 @@ class Replica:
             "cache_bytes": self.parts.store.counters.bytes,
             "token_uses": self.parts.token_uses.recent(),
         }
+
+    def _encoded_report(self) -> bytes:
+        return orjson.dumps(self._report(self.follower.following))
 
     def _not_ready(self) -> str | None:
         following = self.follower.following

@@ -42,9 +42,6 @@ class ReplicaWeb(DevpiWeb):
     pulling: Pulling
     primary_url: Callable[[], str]
 
-    def __attrs_post_init__(self) -> None:
-        self.forwarding.following = self.relay.following
-
     async def answer_for(self, request: NodeRequest) -> Reply:
         """What the primary says, while this replica is too far behind."""
         return await self.forwarding.read(request)

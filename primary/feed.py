@@ -119,13 +119,18 @@ class Feed:
         """A page of entries behind the follower's position, waited for if there is none yet; or
         a stream of them, which is written already.
         """
-        if request.header(NODE_HEADER) is None:
-            return await self._copied(request)
+        try:
+            if request.header(NODE_HEADER) is None:
+                return await self._copied(request)
+            return await self._followed(request)
+        except changelog.Compacted as error:
+            where = {"minimum": error.minimum, "snapshot": self.newest_snapshot()}
+            return json_reply(where, 410, NO_STORE)
+
+    async def _followed(self, request: NodeRequest) -> Reply | None:
         node = self._identity.require_node(request)
         try:
             return await self._tail(node, request)
-        except changelog.Compacted as error:
-            return self._begins_at(error)
         except OtherHistory as error:
             self._followers.refused(node, str(error))
             self._acks.forget(node)
@@ -207,14 +212,7 @@ class Feed:
         question = asked(request, self._log.log)
         if question.start > self._position.serial:
             raise OtherHistory(f"this log ends at {self._position.serial}")
-        try:
-            return (await self._checked(question)).reply()
-        except changelog.Compacted as error:
-            return self._begins_at(error)
-
-    def _begins_at(self, compacted: changelog.Compacted) -> Reply:
-        where = {"minimum": compacted.minimum, "snapshot": self.newest_snapshot()}
-        return json_reply(where, 410, NO_STORE)
+        return (await self._checked(question)).reply()
 
     async def note(self, request: NodeRequest, size: str) -> Reply:
         """A signed note for an earlier size of the log: for replicas that others follow."""

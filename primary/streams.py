@@ -226,16 +226,16 @@ class Streams:
     async def _has_news(self, stream: _Stream, ends: float) -> bool:
         """Whether to go on, at the latest when it `ends`: by a page, or by an empty one."""
         while True:
-            left = max(0.0, ends - self._clock.seconds())
-            seconds = min(left, stream.patience())
-            if not await self._polls.wait(stream.node, stream.at + 1, seconds):
+            now = self._clock.seconds()
+            until = min(ends, now + stream.patience())
+            if not await self._polls.wait(stream.node, stream.at + 1, max(0.0, until - now)):
                 return False
+            # Who is woken before that time has news, or all were woken, as a fence does.
+            is_woken = self._clock.seconds() < until or self._position.serial > stream.at
             is_over = self._clock.seconds() >= ends or stream.patience() == 0.0
-            if is_over or stream.is_ended or self._position.serial > stream.at:
+            if is_woken or is_over or stream.is_ended:
                 return True
-            # Else all were woken, or the follower was heard of meanwhile.
-            if seconds == left:
-                return True
+            # Else the follower was heard of meanwhile.
 
     def _is_held_back(self, stream: _Stream) -> bool:
         if stream.patience() > 0.0:

@@ -438,6 +438,17 @@ def test_a_follower_that_hangs() -> None:
     assert first.called
 
 
+def test_all_are_woken() -> None:
+    """A stream looks at once whether it may go on, also while a page is not confirmed."""
+    it = Primary()
+    done = it.send()
+    it.commit()
+    it.position.wake_all()
+    assert done.called
+    assert it.request.ends() == [8, 8]
+    assert it.streams.suits(NODE, it.question)
+
+
 def test_no_room() -> None:
     """Who is one too many is told so, instead of a stream."""
     it = Primary()

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import click
 
-from bench.catchup import SNAPSHOT, TAIL
 from bench.client import Address, free_port, get, is_answering, now
 from bench.longlog import make_log
 from bench.processes import ProcessGroup, ServerProcess
@@ -67,7 +66,7 @@ def measure(folder: Path, entries: int, by: str) -> None:
     try:
         primary, at = _start(group, folder, "primary", "--snapshot-every", "0")
         primary.wait_until(lambda: is_answering(at, "/+ready"), _SECONDS)
-        if by == SNAPSHOT:
+        if by == "snapshot":
             _make_snapshot(primary, at)
         _replica(group, folder, at, by)
     finally:
@@ -92,7 +91,7 @@ def _replica(group: ProcessGroup, folder: Path, at: Address, by: str) -> None:
     if get(here, "/+status").json()["serial"] < head:
         raise click.ClickException("the replica is ready before it has everything")
     click.echo(
-        f"a fresh replica was ready in {end - start:.1f} s, {end - follows:.1f} s of it {by}: "
+        f"a fresh replica was ready in {end - start:.1f} s, {end - follows:.1f} s of it by {by}: "
         f"{head / (end - follows):,.0f} entries/s"
     )
     click.echo(f"  its CPU: {cpu:.1f} s, {cpu / head * 1e6:.1f} µs an entry")
@@ -102,12 +101,13 @@ def _replica(group: ProcessGroup, folder: Path, at: Address, by: str) -> None:
 @click.command()
 @click.option("--entries", default=1_000_000, show_default=True, type=click.IntRange(30_000))
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep the log here between runs.")
-@click.option("--by", default=SNAPSHOT.split()[1], show_default=True,
-              type=click.Choice([one.split()[1] for one in (SNAPSHOT, TAIL)]))  # fmt: skip
+@click.option(
+    "--by", default="snapshot", show_default=True, type=click.Choice(["snapshot", "tail"])
+)
 def main(entries: int, folder: Path | None, by: str) -> None:
     """Measure how a fresh replica takes over a long log."""
     with tempfile.TemporaryDirectory() as temporary:
-        measure(folder or Path(temporary), entries, f"by {by}")
+        measure(folder or Path(temporary), entries, by)
 
 
 if __name__ == "__main__":

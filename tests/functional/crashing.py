@@ -121,6 +121,25 @@ def killed_at(node: Node, point: Point, trace: Path, act: Callable[[], object]) 
         return _ended(node)
 
 
+def start_points(node: Node, trace: Path) -> list[Point]:
+    """Where a node's start keeps something: it is started, and killed when it is ready."""
+    normal = node._command
+    node._command = traced(normal, trace)
+    node.start()
+    node.kill()
+    node._command = normal
+    return [point for point in points(trace, node.state_dir) if point.call != "write"]
+
+
+def start_killed_at(node: Node, point: Point, trace: Path) -> None:
+    """Start a node that is killed at a point, and wait until it is."""
+    normal = node._command
+    node._command = traced(normal, trace, point.inject("signal=SIGKILL"))
+    node.launch()
+    eventually(lambda: not node.running, 30.0, f"the kill at {point}")
+    node._command = normal
+
+
 def _ended(node: Node) -> bool:
     # Who was acknowledged may be killed a moment later, in what is done behind the answer.
     try:

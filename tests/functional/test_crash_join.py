@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.crashing import SOAK, check_folder, temporaries
+from tests.functional.crashing import (
+    SOAK,
+    check_folder,
+    start_killed_at,
+    start_points,
+    temporaries,
+)
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
 from tests.functional.test_joining import invite, joining
-from tests.processes import Cluster, Node, eventually
-from tests.strace import Point, points, require_strace, spread, traced
+from tests.processes import Cluster
+from tests.strace import require_strace, spread
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
 
@@ -22,15 +28,13 @@ def test_join(nodes: Cluster, tmp_path: Path) -> None:
     require_strace()
     primary = nodes.primary(root_password=ROOT_PASSWORD)
     node, trace = joining(nodes, primary, invite(primary), "joined"), tmp_path / "trace"
-    normal = node._command
-    for point in [None, *_join_points(node, trace)]:
+    found = start_points(node, trace)
+    assert found
+    for point in [None, *(found if SOAK else spread(found, 6))]:
         shutil.rmtree(node.state_dir)
         (nodes.directory / "joined.token").write_text(invite(primary))
         if point is not None:
-            node._command = traced(normal, trace, point.inject("signal=SIGKILL"))
-            node.launch()
-            eventually(lambda: not node.running, 30.0, f"the kill at {point}")
-        node._command = normal
+            start_killed_at(node, point, trace)
         node.start()
         node.wait_serial(primary.status()["serial"])
         check_same_roots([primary, node])
@@ -39,14 +43,3 @@ def test_join(nodes: Cluster, tmp_path: Path) -> None:
         assert temporaries(node.state_dir) == [], point
         node.kill()
         check_folder(node.state_dir, whole=True)
-
-
-def _join_points(node: Node, trace: Path) -> list[Point]:
-    normal = node._command
-    node._command = traced(normal, trace)
-    node.start()
-    node.kill()
-    node._command = normal
-    found = [p for p in points(trace, node.state_dir) if p.call != "write"]
-    assert found
-    return found if SOAK else spread(found, 6)

@@ -28,6 +28,8 @@ from tests.functional.crashing import (
     pair,
     recorded,
     run_traced,
+    start_killed_at,
+    start_points,
     temporaries,
 )
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
@@ -144,17 +146,13 @@ def test_first_start(nodes: Cluster, tmp_path: Path) -> None:
     """A primary that dies in its first start begins its log once, and only once."""
     primary = nodes.primary(root_password=ROOT_PASSWORD)
     primary.terminate()
-    trace, normal = tmp_path / "trace", primary._command
-    clean = tmp_path / "clean"
+    trace, clean = tmp_path / "trace", tmp_path / "clean"
     clean.mkdir()
     for point in [None, *_start_points(nodes, primary, clean, trace)]:
         copied(clean, primary.state_dir)
         nodes.secret_file.unlink(missing_ok=True)
         if point is not None:
-            primary._command = traced(normal, trace, point.inject("signal=SIGKILL"))
-            primary.launch()
-            eventually(lambda: not primary.running, 30.0, f"the kill at {point}")
-        primary._command = normal
+            start_killed_at(primary, point, trace)
         primary.start()
         assert primary.status()["serial"] == 2
         assert primary.put_index(INDEX, ROOT_PASSWORD, type="stage").status == 200
@@ -165,12 +163,7 @@ def test_first_start(nodes: Cluster, tmp_path: Path) -> None:
 def _start_points(nodes: Cluster, primary: Node, clean: Path, trace: Path) -> list[Point]:
     copied(clean, primary.state_dir)
     nodes.secret_file.unlink(missing_ok=True)
-    normal = primary._command
-    primary._command = traced(normal, trace)
-    primary.start()
-    primary.kill()
-    primary._command = normal
-    return _spread([p for p in points(trace, primary.state_dir) if p.call != "write"], 5)
+    return _spread(start_points(primary, trace), 5)
 
 
 @pytest.fixture

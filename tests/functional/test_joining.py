@@ -108,7 +108,12 @@ def test_a_primary_asks_its_replicas(nodes: Cluster, primary: Node) -> None:
     replica = joining(nodes, primary, invite(primary), "joined", *keys)
     replica._command += ["--outside-url", replica.url]
     replica.start()
-    eventually(lambda: replica.status()["in_sync"]["files"], 10, "the upload is on the replica")
+    # The figures hold for the serial that is said beside them: at first for none with a file.
+    head = primary.status()["serial"]
+    eventually(
+        lambda: replica.status()["in_sync"]["files_position"] >= head, 10, "the upload is there"
+    )
+    assert replica.status()["in_sync"]["files"]
     assert not (primary.state_dir / "node-key").exists()
     (primary.state_dir / "files" / "sha256" / built.sha256[:2] / built.sha256).unlink()
     primary.restart()

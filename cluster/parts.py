@@ -205,7 +205,7 @@ class Parts:
             role=role, uuid=self.uuid, outside_url=self.settings.outside_url,
             position=self.position, identity=identity, store=self.store, pages=self.cache,
             upstreams=self.health, failures=self.failures, ready=ready,
-            more=lambda: {
+            fetching=self.fetcher.count, more=lambda: {
                 **more(), "search": self.search.document(), **self.keeping.document(),
                 "siblings": self.siblings.document(),
             },

@@ -176,7 +176,7 @@ class FileSync:
 
     def _room(self) -> int:
         # What a client waits for goes first: its fetch shares the line with few of ours.
-        for_clients = self._fetcher.count_besides(self._under_way)
+        for_clients = self._fetcher.count(besides=self._under_way)
         return MOST_BESIDE_CLIENTS if for_clients else MOST_AT_ONCE
 
     def _ended(self, _: object, task: Deferred[None]) -> None:

@@ -225,7 +225,7 @@ async def test_bounded_and_behind_clients(tmp_path: Path) -> None:
         it.pass_time(10, 0.5)
         assert len(made.shelf.asked) == 1 + 2 * MOST_AT_ONCE
         await made.sync.stop()
-        assert made.fetcher.count_besides(()) == 0
+        assert made.fetcher.count() == 0
 
 
 @pytest_twisted.ensureDeferred

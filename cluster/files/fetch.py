@@ -78,9 +78,9 @@ class Fetcher:
         """The fetch of a file that is under way."""
         return self._running.get(sha256)
 
-    def count_besides(self, keys: Container[str]) -> int:
-        """How many fetches are under way, but for these."""
-        return sum(key not in keys for key in self._running)
+    def count(self, besides: Container[str] = ()) -> int:
+        """How many fetches are under way, but for these keys."""
+        return sum(key not in besides for key in self._running)
 
     async def stop(self) -> None:
         """Break all fetches off and wait until their temporary files are gone."""

@@ -22,6 +22,7 @@ _GAUGES: Final = (
     ("position", "Last entry of the log that is applied here.", "serial"),
     ("epoch", "Epoch of the last entry.", "epoch"),
     ("file_count", "Files in the store.", "files.count"),
+    ("file_fetches", "Fetches under way.", "files.fetching"),
     ("file_store_bytes", "Size of the files in the store.", "files.bytes"),
     ("page_cache_bytes", "Rendered pages in memory.", "pages.cached_bytes"),
     ("rss_bytes", "Resident memory of the process.", "rss_bytes"),

@@ -70,6 +70,7 @@ class StatusDocument:
     pages: PageCache
     upstreams: UpstreamHealth
     failures: FileFailures
+    fetching: Callable[[], int]
     ready: Callable[[], str | None]
     more: Callable[[], Mapping[str, Any]]
     warnings: Callable[[], list[str]]
@@ -106,6 +107,7 @@ class StatusDocument:
                 "hits": counters.hits,
                 "misses": counters.misses,
                 "bytes_saved": counters.bytes_saved,
+                "fetching": self.fetching(),
                 "failures": self.failures.recent,
             },
             "pages": {"cached_bytes": self.pages.used_bytes},

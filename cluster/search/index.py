@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from attrs import define, evolve
 from sqlalchemy import Connection, Engine
@@ -34,8 +34,10 @@ MAX_HITS = 1_000
 _BATCH = 2_000
 _LOG_BYTES = 128 << 10
 _LOG_ENTRIES = 500
-# Many uploads in a row are one update; and between two batches others get the processor.
-_GATHER_SECONDS = 0.5
+# Many uploads in a row are one update, when they pause: it takes as much of the processor as
+# following them does. And between two batches others get it.
+QUIET_SECONDS: Final = 0.5
+LONGEST_SECONDS: Final = 5.0
 _BREATH_SECONDS = 0.01
 _RETRY_SECONDS = 30.0
 _START: documents.Key = ("", "")
@@ -62,6 +64,7 @@ class SearchIndex:
     _engine: Engine | None = None
     _stopping: bool = False
     _idle: bool = False
+    _changed_at: float = 0.0
     _waiter: Deferred[None] | None = None
     _ended: Deferred[None] | None = None
 
@@ -90,6 +93,7 @@ class SearchIndex:
 
     def changed(self, head: Head, touched: Touched) -> None:
         """Wake the updater (a `Position` listener)."""
+        self._changed_at = self._clock.seconds()
         if self._idle:
             self._wake()
 
@@ -139,15 +143,26 @@ class SearchIndex:
                 await self._updater.run(self._close, _is_broken(error))
                 await self._rest(_RETRY_SECONDS)
                 continue
-            if not more:
+            if more:
+                await self._rest(_BREATH_SECONDS)
+            else:
                 await self._news()
-            await self._rest(_BREATH_SECONDS if more else _GATHER_SECONDS)
+                await self._gather()
         await self._updater.run(self._close, False)
 
     async def _news(self) -> None:
         if (self.progress.serial if self.progress else 0) >= self._position.serial:
             self._idle = True
             await self._rest(None)
+
+    async def _gather(self) -> None:
+        latest = self._clock.seconds() + LONGEST_SECONDS
+        while not self._stopping:
+            now = self._clock.seconds()
+            seconds = min(self._changed_at + QUIET_SECONDS, latest) - now
+            if seconds <= 0:
+                break
+            await self._rest(seconds)
 
     async def _rest(self, seconds: float | None) -> None:
         if self._stopping:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attrs import asdict, field, frozen
-from attrs.validators import deep_mapping, ge, instance_of, matches_re, optional
+from attrs.validators import ge, matches_re, optional
 
 from cluster.errors import InvalidRequest
 from cluster.names import IndexName, NormalizedName, is_filename
@@ -24,6 +24,18 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 def _filename(_: object, __: object, value: str) -> None:
     if not is_filename(value):
         raise InvalidRequest(f"{value!r} cannot be the name of a distribution file")
+
+
+def _hashes(_: object, __: object, value: object) -> None:
+    # Pages of thousands of files are made of these: attrs' own validators for mappings cost more
+    # than all else of it.
+    if not isinstance(value, Mapping):
+        raise TypeError("hashes are a mapping")
+    for name, digest in value.items():
+        if not isinstance(name, str) or not isinstance(digest, str):
+            raise TypeError(f"{name!r}: {digest!r} is not the digest of a hash")
+        if not _HEX.fullmatch(digest):
+            raise ValueError(f"{name}: {digest!r} is not lower-case hex of a digest")
 
 
 @frozen
@@ -41,9 +53,7 @@ class DistributionFile:
 
     filename: str = field(validator=_filename)
     version: str | None = None
-    hashes: Mapping[str, str] = field(
-        factory=dict, validator=deep_mapping(instance_of(str), matches_re(_HEX))
-    )
+    hashes: Mapping[str, str] = field(factory=dict, validator=_hashes)
     size: int | None = field(default=None, validator=optional(ge(0)))
     url: str | None = None
     requires_python: str | None = None

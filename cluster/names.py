@@ -64,7 +64,8 @@ def is_filename(name: str) -> bool:
     return (
         0 < len(name) <= _MAX_NAME
         and name not in (".", "..")
-        and not any(c in "/\\" or ord(c) < 0x20 or ord(c) == 0x7F for c in name)
+        and "/" not in name
+        and "\\" not in name
         and name.isprintable()
     )
 

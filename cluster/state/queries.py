@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from attrs import evolve, frozen
@@ -29,7 +29,12 @@ from cluster.state.schema import (
     users,
 )
 
+# Each upload makes at least one page anew: those statements go to the driver.
 _INDEX: Final = "SELECT type, body, secrets FROM indexes WHERE name = ?"
+_INDEX_SERIAL: Final = "SELECT serial FROM indexes WHERE name = ?"
+_PROJECT: Final = """SELECT present, serial, status, bare_versions FROM projects
+WHERE index_name = ? AND name = ?"""
+_FILES: Final = "SELECT body FROM files WHERE index_name = ? AND project = ? ORDER BY filename"
 
 MayRead = Callable[[Index], bool]
 """Whether the one who asks may read an index."""
@@ -154,10 +159,8 @@ def chain(connection: Connection, start: Index) -> list[Index]:
 
 def has_project(connection: Connection, name: IndexName, project: NormalizedName) -> bool:
     """Whether an index has a project's name, even without files (devpi-api §7 rule 5)."""
-    statement = select(projects.c.present).where(
-        projects.c.index_name == name, projects.c.name == project
-    )
-    return bool(connection.execute(statement).scalar())
+    row = _project(connection, name, project)
+    return row is not None and bool(row.present)
 
 
 def contributing(connection: Connection, start: Index, project: NormalizedName) -> list[Index]:
@@ -191,46 +194,46 @@ def page_of(
     connection: Connection, reachable: list[Index], sources: list[Index], project: NormalizedName
 ) -> ProjectPage | None:
     """A page by the indexes in reach and those of them that contribute; None if nobody has it."""
-    rows = {row.index_name: row for row in _project_rows(connection, reachable, project)}
-    present = [rows[i.name] for i in sources if i.name in rows and rows[i.name].present]
+    rows = {index.name: _project(connection, index.name, project) for index in reachable}
+    present = [(i.name, row) for i in sources if (row := rows.get(i.name)) and row.present]
     if not present:
         return None
     found: dict[str, DistributionFile] = {}
     bare: set[str] = set()
-    for row in present:
+    for name, row in present:
         bare.update(orjson.loads(row.bare_versions))
-        for file in project_files(connection, row.index_name, project):
+        for file in project_files(connection, name, project):
             found.setdefault(file.filename, file)
-    serials = select(func.max(indexes.c.serial)).where(
-        indexes.c.name.in_([i.name for i in reachable])
-    )
-    serial = max(connection.execute(serials).scalar() or 0, *(r.serial for r in rows.values()))
+    ask = driver(connection).execute
+    of_indexes = [row[0] for i in reachable for row in ask(_INDEX_SERIAL, (i.name,))]
+    serial = max(*of_indexes, *(row.serial for row in rows.values() if row))
     return ProjectPage(
         name=project,
         files=tuple(found[name] for name in sorted(found)),
         bare_versions=tuple(sorted(bare)),
-        status=ProjectStatus(**orjson.loads(present[0].status)),
+        status=ProjectStatus(**orjson.loads(present[0][1].status)),
         serial=serial,
     )
 
 
-def _project_rows(
-    connection: Connection, chain: Iterable[Index], project: NormalizedName
-) -> list[Row[tuple[object, ...]]]:
-    names = [index.name for index in chain]
-    statement = select(projects).where(projects.c.index_name.in_(names), projects.c.name == project)
-    return list(connection.execute(statement))
+class _Project(NamedTuple):
+    present: int
+    serial: int
+    status: bytes
+    bare_versions: bytes
+
+
+def _project(connection: Connection, name: IndexName, project: str) -> _Project | None:
+    row = driver(connection).execute(_PROJECT, (name, project)).fetchone()
+    return None if row is None else _Project(*row)
 
 
 def project_facts(
     connection: Connection, name: IndexName, project: NormalizedName
 ) -> tuple[ProjectStatus, list[str]] | None:
     """What one index says of a project beside its files: status and bare versions."""
-    statement = select(projects).where(
-        projects.c.index_name == name, projects.c.name == project, projects.c.present == 1
-    )
-    row = connection.execute(statement).first()
-    if row is None:
+    row = _project(connection, name, project)
+    if row is None or not row.present:
         return None
     return ProjectStatus(**orjson.loads(row.status)), orjson.loads(row.bare_versions)
 
@@ -239,12 +242,8 @@ def project_files(
     connection: Connection, name: IndexName, project: NormalizedName
 ) -> list[DistributionFile]:
     """One index's own files of a project, sorted by name."""
-    statement = (
-        select(files.c.body)
-        .where(files.c.index_name == name, files.c.project == project)
-        .order_by(files.c.filename)
-    )
-    return [DistributionFile(**orjson.loads(b)) for b in connection.execute(statement).scalars()]
+    rows = driver(connection).execute(_FILES, (name, project))
+    return [DistributionFile(**orjson.loads(body)) for (body,) in rows]
 
 
 def file_by_name(

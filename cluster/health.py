@@ -47,6 +47,11 @@ def _of_node(status: Mapping[str, Any]) -> Iterator[Problem]:
     for name, what in _UPKEEP.items():
         if status.get(name):
             yield Problem(where, f"{what}: {status[name]}", None, _UPKEEP_HINT)
+    disk = _object(status.get("disk"))
+    free = disk.get("free_bytes") or 0
+    if free < (disk.get("floor_bytes") or 0):
+        what = f"uploads are refused: {free} bytes are free on its disk"
+        yield Problem(where, what, None, "make room there, or give it a lower --min-free")
     if not status.get("ready", True) and not follower:
         yield Problem(where, "not ready")
     lag = follower.get("lag_seconds") or 0.0

@@ -105,8 +105,8 @@ class NodeOptions(usage.Options):
         if self["region"] and not _REGION.fullmatch(self["region"]):
             raise usage.UsageError(f"--region {self['region']!r} is not a name such as eu-west")
         self["weight"] = _weight(self["weight"])
-        self["cache-size"] = _size("cache-size", self["cache-size"])
-        rate = _size("scrub-rate", self["scrub-rate"])
+        self["cache-size"] = size_option("cache-size", self["cache-size"])
+        rate = size_option("scrub-rate", self["scrub-rate"])
         self["scrub-rate"] = DEFAULT_SCRUB_RATE if rate is None else rate
         for name in ("networks", "trusted-proxies"):
             self[name] = _networks(name, self[name])
@@ -150,7 +150,8 @@ def _weight(value: str | None) -> int:
     return int(value)
 
 
-def _size(option: str, value: str | None) -> int | None:
+def size_option(option: str, value: str | None) -> int | None:
+    """The bytes that an option asks for, None if it is absent; raises UsageError."""
     try:
         return parse_size(value) if value else None
     except InvalidRequest as error:

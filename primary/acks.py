@@ -25,7 +25,9 @@ _OWN_ACTORS = frozenset({"+mirror", "+bootstrap", "+join"})
 
 
 class NotReplicated(Unavailable):
-    """The write is stored here, but not yet on as many replicas as were asked for."""
+    """As many replicas as were asked for do not have the write; the text says whether it is
+    stored here.
+    """
 
 
 @define
@@ -59,8 +61,12 @@ class Acks:
     _directory: Directory
     level: int = 0
     on_wait: Callable[[int], None] = lambda serial: None
+    _begun_at: float = field(init=False)
     _replicas: dict[str, Cosigned] = field(factory=dict)
     _waiting: list[_Waiter] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._begun_at = self._clock.seconds()
 
     def cosigned(self, node: str, position: int, files_position: int) -> None:
         """A replica has everything up to these serials durably."""
@@ -85,11 +91,24 @@ class Acks:
         """
         if actor in _OWN_ACTORS:
             return
-        wanted = self.level
-        if index is not None:
-            found = await self._directory.index(index)
-            wanted = max(wanted, found.options.get("sync_replicas", 0) if found else 0)
+        wanted = await self._wanted(index)
         await self.reached(written.serial, wanted, with_files=written.with_files)
+
+    async def require_reachable(self, index: IndexName) -> None:
+        """Refuse what so few replicas would hear of that it could not be acknowledged.
+
+        After a start they have the time that they count for to be heard of. Raises NotReplicated.
+        """
+        wanted, heard = await self._wanted(index), self.holders(0, with_files=False)
+        if heard < wanted and self._clock.seconds() - self._begun_at >= _HEARD_SECONDS:
+            raise NotReplicated(
+                f"nothing was stored: {wanted} replicas must have it, and {heard} were heard of "
+                f"within {_HEARD_SECONDS:.0f} s"
+            )
+
+    async def _wanted(self, index: IndexName | None) -> int:
+        found = None if index is None else await self._directory.index(index)
+        return max(self.level, found.options.get("sync_replicas", 0) if found else 0)
 
     async def reached(self, serial: int, wanted: int, *, with_files: bool) -> None:
         """Wait until `wanted` replicas have `serial`; raises NotReplicated after WAIT_SECONDS."""

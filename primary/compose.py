@@ -50,6 +50,7 @@ from primary.nodes import Nodes
 from primary.owning import Owning
 from primary.relayed import Relayed
 from primary.remembered import Remembered
+from primary.room import DEFAULT_FLOOR_BYTES, Room
 from primary.snapshots import DEFAULT_EVERY, Snapshots
 from primary.staging import Staging
 from primary.streams import Streams
@@ -64,13 +65,15 @@ from primary.writer import Writer, utc_now
 class PrimarySettings:
     """What only a primary is told: its first start, who may change users and indexes (None:
     the usual rules), who may publish by an identity token of a CI (None: nobody), and how many
-    replicas must have a write before it is acknowledged.
+    replicas must have a write before it is acknowledged. `min_free` bytes of the disk are not
+    given to uploads.
     """
 
     first_start: FirstStart
     restrict_modify: Restricted = None
     publishers: PublisherList | None = None
     sync_replicas: int = 0
+    min_free: int = DEFAULT_FLOOR_BYTES
     snapshot_every: int = DEFAULT_EVERY
     retention: Retention = field(factory=Retention)
 
@@ -91,6 +94,11 @@ class Primary:
     owning: Owning = field(init=False)
     snapshots: Snapshots = field(init=False)
     compaction: Compaction = field(init=False)
+
+    @property
+    def room(self) -> Room:
+        """What its disk has left for uploads."""
+        return Room(self.parts.settings.state_dir, self.wish.min_free)
 
     @property
     def fencing(self) -> Fencing:
@@ -230,8 +238,9 @@ class Primary:
     def _uploads(self) -> Uploads:
         parts = self.parts
         return Uploads(
-            parts.directory, self.writer, parts.store, parts.pools.heavy, parts.identity, utc_now
-        )
+            parts.directory, self.writer, parts.store, parts.pools.heavy, parts.identity,
+            self.room, self.acks, utc_now,
+        )  # fmt: skip
 
     def _toxresults(self) -> ToxResults:
         parts = self.parts
@@ -278,6 +287,7 @@ class Primary:
             "triggers": self.triggers.document(),
             "fenced": self.fencing.document(),
             "to_fence": self.owning.to_fence.left,
+            "disk": self.room.document(),
             **self.snapshots.document(),
         }
 

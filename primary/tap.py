@@ -16,12 +16,13 @@ from cluster.auth.nodes import make_secret
 from cluster.auth.oidc import PublisherList, read_publishers
 from cluster.errors import InvalidRequest
 from cluster.node import NodeService
-from cluster.options import NodeOptions, NodeSettings, check_url
+from cluster.options import NodeOptions, NodeSettings, check_url, size_option
 from cluster.parts import Parts, open_parts
 from cluster.state.optionvalues import MOST_SYNC_REPLICAS
 from primary.bootstrap import FirstStart, load_key
 from primary.compaction import DEFAULT_DAYS, DEFAULT_ENTRIES, Retention
 from primary.compose import Primary, PrimarySettings
+from primary.room import DEFAULT_FLOOR_BYTES
 from primary.snapshots import DEFAULT_EVERY
 from primary.triggers.tables import metadata as trigger_tables
 
@@ -44,6 +45,8 @@ class Options(NodeOptions):
          "users, who change what is their own]."],
         ["sync-replicas", None, None, "How many replicas must have a write, and the files it "
          "names, before it is acknowledged; an index may ask for more [default: 0]."],
+        ["min-free", None, None, "Refuse uploads that would leave less of the disk free, such as "
+         "1GB; 0: take them until it is full [default: 100MB]."],
         ["snapshot-every", None, None, "Make a snapshot of the state whenever the log has grown "
          f"by so many entries; 0: only on request [default: {DEFAULT_EVERY}]."],
         ["keep-entries", None, None, "Keep so many entries of the log below the older of two "
@@ -67,6 +70,8 @@ class Options(NodeOptions):
         replicas = self["sync-replicas"] or "0"
         if not replicas.isdecimal() or len(replicas) > 4 or int(replicas) > MOST_SYNC_REPLICAS:
             raise usage.UsageError(f"--sync-replicas is a number up to {MOST_SYNC_REPLICAS}")
+        room = size_option("min-free", self["min-free"])
+        self["min-free"] = DEFAULT_FLOOR_BYTES if room is None else room
 
     def primary_settings(self) -> PrimarySettings:
         """The checked settings that only a primary has."""
@@ -75,6 +80,7 @@ class Options(NodeOptions):
             self._restrict_modify(),
             self._publishers(),
             int(self["sync-replicas"] or 0),
+            self["min-free"],
             self._number("snapshot-every", DEFAULT_EVERY),
             Retention(
                 self._number("keep-entries", DEFAULT_ENTRIES),

@@ -1,7 +1,8 @@
 """The legacy upload API (devpi-api §6, standards.md §6): from a form to entries of the log.
 
-Order: headers checked → body streamed to disk while hashed → digests, names and metadata
-checked → file and metadata durable in the store → entries committed → answer with their serial.
+Order: headers, room and replicas checked → body streamed to disk while hashed → digests, names
+and metadata checked → file and metadata durable in the store → entries committed → answer with
+their serial.
 A crash between leaves an unreferenced file, never a name without bytes.
 """
 
@@ -25,8 +26,10 @@ from cluster.web.identity import Identity
 from cluster.web.replies import Reply, text_reply
 from cluster.web.request import NodeRequest
 from cluster.web.stages import stage_of
+from primary.acks import Acks
 from primary.attestations import provenance_of
 from primary.releasemetadata import metadata_of_form
+from primary.room import Room
 from primary.uploadchecks import check_digests, check_docs, inspect, named_release
 from primary.uploadform import Action, Form, action_of, form_of
 from primary.uploadrules import Upload, docs_uploaded, file_uploaded, submitted, taking_uploads
@@ -53,16 +56,21 @@ class Uploads:
     _store: FileStore
     _inspectors: Runner
     _identity: Identity
+    _room: Room
+    _acks: Acks
     _now: Callable[[], datetime]
 
-    async def admit(self, request: NodeRequest, index: IndexName) -> Principal:
-        """Check from the headers alone whether this user may upload to this index.
+    async def admit(self, request: NodeRequest, index: IndexName, size: int = 0) -> Principal:
+        """Check from the headers alone whether this user may upload to this index, and whether
+        `size` bytes could be stored and acknowledged.
 
-        Raises NotFound, AuthenticationRequired, Forbidden.
+        Raises NotFound, AuthenticationRequired, Forbidden, DiskRefused, NotReplicated.
         """
         found = taking_uploads(await self._directory.index_or_404(index))
         who = await self._identity.user(request)
         require_upload(who, found)
+        self._room.require(size)
+        await self._acks.require_reachable(index)
         return who
 
     async def take(self, request: NodeRequest, stream: RequestStream, index: IndexName) -> Reply:
@@ -70,7 +78,8 @@ class Uploads:
         if stream.length is not None and stream.length > MAX_UPLOAD_BYTES:
             raise TooLarge(f"uploads have at most {MAX_UPLOAD_BYTES} bytes")
         form = form_of(request.header("Content-Type"), self._store, MAX_UPLOAD_BYTES, stream)
-        who, stage = await self.admit(request, index), stage_of(request)
+        who = await self.admit(request, index, stream.length or 0)
+        stage = stage_of(request)
         try:
             try:
                 await stream.deliver(form)

@@ -69,6 +69,27 @@ async def test_too_few() -> None:
     of.cosigned("a", 5, 5)
 
 
+@pytest_twisted.ensureDeferred
+async def test_too_few_for_long() -> None:
+    """What too few replicas would hear of is refused before it is stored; after a start there
+    is a minute to be heard of."""
+    index = {"index": DEV, "type": "stage", "options": {"sync_replicas": 2}}
+    with database() as of_state:
+        write = writer(of_state)
+        await write.write("root", lambda c: [START, user_set("root")])
+        await write.write("root", lambda c: [Change(Kind.INDEX_SET, index)])
+        clock = Clock()
+        of = Acks(as_clock(clock), Directory(of_state))
+        await of.require_reachable(DEV)
+        clock.advance(61)
+        of.cosigned("a", 1, 0)
+        with pytest.raises(NotReplicated, match=r"nothing was stored: 2 .* 1 were heard of"):
+            await of.require_reachable(DEV)
+        of.cosigned("b", 1, 0)
+        await of.require_reachable(DEV)
+        await of.require_reachable(IndexName("root/other"))
+
+
 def test_a_silent_replica_counts_no_more() -> None:
     """Who has not been heard of for a minute may be gone for good."""
     of, clock = acks()

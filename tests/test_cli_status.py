@@ -70,7 +70,8 @@ def test_bootstrap() -> None:
 def test_healthy() -> None:
     """Nodes without trouble have no problems; errors that are over, and warnings, are none."""
     over = upstream(last_error="was down", last_error_at=THEN)
-    assert problems(primary(upstreams={"a/b": over}, warnings=["root has no password"])) == []
+    disk = {"free_bytes": 8, "floor_bytes": 8}
+    assert problems(primary(upstreams={"a/b": over}, warnings=["no password"], disk=disk)) == []
     assert problems(following()) == []
     assert problems(following(state="catching-up", lag_seconds=3.0)) == []
 
@@ -97,6 +98,8 @@ def test_healthy() -> None:
          "http://p.example", "two owners", THEN),
         (primary(snapshot_error="full"), "http://p.example",
          "the last snapshot could not be made: full", None),
+        (primary(disk={"free_bytes": 7, "floor_bytes": 8}), "http://p.example",
+         "uploads are refused: 7 bytes are free on its disk", None),
         (following(state="primary-unreachable", failures=2), "replica abcdef",
          "primary-unreachable: old", THEN),
         (following(state="catching-up", lag_seconds=99.0), "replica abcdef", "catching-up", THEN),

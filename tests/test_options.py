@@ -504,6 +504,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ["--root-passwd-file", "/does/not/exist"],
         ["--what"],
         ["argument"],
+        ["--min-free", "lots"],
     ],
 )
 def test_primary_refusals(arguments: list[str]) -> None:

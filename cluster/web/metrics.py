@@ -24,6 +24,8 @@ _GAUGES: Final = (
     ("file_count", "Files in the store.", "files.count"),
     ("file_fetches", "Fetches under way.", "files.fetching"),
     ("file_store_bytes", "Size of the files in the store.", "files.bytes"),
+    ("disk_free_bytes", "Free on the disk of the state folder.", "disk.free_bytes"),
+    ("disk_floor_bytes", "With less of it free, uploads are refused.", "disk.floor_bytes"),
     ("page_cache_bytes", "Rendered pages in memory.", "pages.cached_bytes"),
     ("rss_bytes", "Resident memory of the process.", "rss_bytes"),
     ("uptime_seconds", "Since the start of the process.", "uptime_seconds"),

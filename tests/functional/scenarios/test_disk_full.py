@@ -35,7 +35,8 @@ def test_full_primary(world: World) -> None:
     """A primary without space refuses uploads with 503 or 507, serves pages, and takes uploads
     again as soon as there is space."""
     world.small_disk("primary", DISK_BYTES)
-    primary, replicas = world.started(2)
+    # Else it would refuse before: here something else takes the last bytes.
+    primary, replicas = world.started(2, "--min-free", "0")
     nodes = [primary, *replicas]
     with world.load.until():
         world.load.upload_to("at-primary", lambda: primary)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -19,12 +20,14 @@ from twisted.python.failure import Failure
 
 from cluster.clock import bounded
 from cluster.errors import PymirrorError
+from cluster.log.driver import disk_error
 from cluster.options import NodeSettings
 from cluster.parts import Parts
 from cluster.web.request import NodeHandlers, NodeSite
 
 SHUTDOWN_SECONDS = 30.0
 _FLUSH_SECONDS = 0.2
+_DISK_ERRORS: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 @define(eq=False)
@@ -65,7 +68,10 @@ class NodeService(Service):
             self._log.info("{role} listens on {port}", role=self._role.name, port=port.getHost())
 
     def _give_up(self, failure: Failure) -> None:
-        if failure.check(PymirrorError, OSError, CannotListenError):
+        refused = _refused(failure.value)
+        if refused is not None:
+            message = f"the disk of {self.settings.state_dir} refuses: {refused}"
+        elif failure.check(PymirrorError, OSError, CannotListenError):
             message = str(failure.value)
         else:
             self._log.failure("the node cannot start", failure)
@@ -92,3 +98,10 @@ class NodeService(Service):
             await self._role.stop()
         if self._parts is not None:
             await self._parts.close()
+
+
+def _refused(error: BaseException | None) -> str | None:
+    """What the disk says, if it refuses to keep something."""
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return error.strerror
+    return disk_error(error)

@@ -35,6 +35,13 @@ OLDER = (
 """Makes tables of this version those of one that nobody has written."""
 
 
+def make_older(folder: Path) -> None:
+    """Give a stopped node the tables of a version that nobody knows."""
+    with closing(connect(folder / "log.sqlite")) as database:
+        for statement in OLDER:
+            database.execute(statement)
+
+
 @frozen
 class Held:
     """What a stopped node's database holds: of which version, the log's root, the rows' digest
@@ -46,7 +53,8 @@ class Held:
     rows: str | None
 
 
-def _held(folder: Path, expected: int) -> Held:
+def held(folder: Path, expected: int) -> Held:
+    """What is there now."""
     made = create_engine(f"sqlite:///{folder / 'log.sqlite'}")
     try:
         with made.begin() as connection:
@@ -73,10 +81,8 @@ def test_refilled(where: Site) -> None:
     node = where.node(
         "whole", "pymirror-replica", "--primary-url", f"http://127.0.0.1:{free_port()}"
     )
-    before = _held(node.state_dir, schema.VERSION)
-    with closing(connect(node.state_dir / "log.sqlite")) as database:
-        for statement in OLDER:
-            database.execute(statement)
+    before = held(node.state_dir, schema.VERSION)
+    make_older(node.state_dir)
     _brought_along(where, node, Held(1, before.root, None), before)
 
 
@@ -84,7 +90,7 @@ def test_step(where: Site, tmp_path: Path) -> None:
     """By a step, where the log is cut."""
     node = where.node("primary", "pymirror-primary", "--no-root-pypi")
     node.packages = next_version(tmp_path, tables=True)
-    before = _held(node.state_dir, schema.VERSION)
+    before = held(node.state_dir, schema.VERSION)
     after = Held(TABLES, before.root, before.rows)
     _brought_along(where, node, Held(before.version, before.root, None), after)
     with closing(connect(node.state_dir / "log.sqlite")) as database:
@@ -103,13 +109,13 @@ def _brought_along(where: Site, node: Node, before: Held, after: Held) -> None:
         kills += not node.running
         node.kill()
         where.disk.cut()
-        found = _held(node.state_dir, after.version)
+        found = held(node.state_dir, after.version)
         assert found in (before, after), point
         old += found == before
         node._command = normal
         node.start()
         node.kill()
-        assert _held(node.state_dir, after.version) == after, point
+        assert held(node.state_dir, after.version) == after, point
     assert kills >= 2, "the points are not where the work is"
     assert old, "nothing was on the way when the power went off"
 

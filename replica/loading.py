@@ -12,10 +12,11 @@ import os
 import secrets
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import orjson
 from attrs import define, field
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, event, select
 
 from cluster.durable import TEMPORARY_SUFFIX, sync_folder
 from cluster.errors import LogError
@@ -173,8 +174,13 @@ def put_in_place(loaded: Path, state_dir: Path, engine: Engine) -> None:
     os.replace(link, state_dir / DATABASE)
     sync_folder(state_dir)
     # New connections go to the new file; who reads the old one keeps his until he is done.
+    event.listen(engine.pool, "checkin", _close)
     engine.dispose()
     remove_old(state_dir)
+
+
+def _close(connection: object, record: Any) -> None:
+    record.invalidate()
 
 
 def remove_old(state_dir: Path) -> None:

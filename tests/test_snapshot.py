@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from sqlite3 import ProgrammingError
 
 import orjson
 import pytest
@@ -276,8 +277,8 @@ def test_abandoned(source: Engine, tmp_path: Path) -> None:
 def test_readers_go_on_while_the_file_is_replaced(
     snapshot: Snapshot, source: Engine, tmp_path: Path
 ) -> None:
-    """Who reads the old file goes on reading it; who asks next reads the new one; twice over,
-    and only the file in use is left."""
+    """Who reads the old file goes on reading it, and lets it go then; who asks next reads the new
+    one; twice over, and only the file in use is left."""
     node = opened(tmp_path / "log.sqlite")
     record_all(node, [START])
     for _ in range(2):
@@ -288,6 +289,9 @@ def test_readers_go_on_while_the_file_is_replaced(
             with node.begin() as new:
                 assert changelog.size(new) == 300
             assert changelog.size(old) == before
+            held = driver(old)
+        with pytest.raises(ProgrammingError, match="closed"):
+            held.execute("SELECT 1")
     assert facts(node) == facts(source)
     record_all(node, [user_set("later")])
     node.dispose()

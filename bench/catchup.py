@@ -10,7 +10,7 @@ from bench.subjects import System, Target
 
 _TIMEOUT_SECONDS = 600.0
 # A replica that is asked all the time has less of it for its work.
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.05
 TAIL, SNAPSHOT = "by tail", "by snapshot"
 
 

@@ -23,6 +23,7 @@ from cluster.errors import PymirrorError
 from cluster.log.driver import disk_error
 from cluster.options import NodeSettings
 from cluster.parts import Parts
+from cluster.runtime import share_arenas, spare_the_collector
 from cluster.web.request import NodeHandlers, NodeSite
 
 SHUTDOWN_SECONDS = 30.0
@@ -50,6 +51,7 @@ class NodeService(Service):
     def startService(self) -> None:
         """Begin; a node that cannot start says why and ends the process with status 1."""
         super().startService()
+        share_arenas()
         Deferred.fromCoroutine(self._start()).addErrback(self._give_up)
 
     async def _start(self) -> None:
@@ -66,6 +68,7 @@ class NodeService(Service):
             port = await serverFromString(self.reactor, endpoint).listen(self._site)
             self._ports.append(port)
             self._log.info("{role} listens on {port}", role=self._role.name, port=port.getHost())
+        spare_the_collector()
 
     def _give_up(self, failure: Failure) -> None:
         refused = _refused(failure.value)

@@ -63,6 +63,14 @@ def test_goals_are_only_those_with_figures() -> None:
     assert list(goals(results)) == [("primary: pages/s at least 25 × devpi's", "50 ×", True)]
 
 
+def test_short_logs_are_not_judged() -> None:
+    """Of few entries the start is most of what catching up takes."""
+    for entries, judged in ((6_000.0, 0), (50_000.0, 1)):
+        results, figures = Results(), {"rate": 9_000.0, "entries": entries}
+        results.add("catchup", "by tail", "pymirror replica", 0, figures)
+        assert len(list(goals(results))) == judged
+
+
 def test_data_set_is_the_same_every_time() -> None:
     """Two generations of the data set are equal byte for byte, and all files differ."""
     first, second = (

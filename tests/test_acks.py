@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from cluster.log.changes import Change, Kind
 from cluster.names import IndexName
+from cluster.state.database import Database
 from cluster.state.directory import Directory
 from primary.acks import WAIT_SECONDS, Acks, NotReplicated
 from primary.writer import Written
@@ -22,6 +23,13 @@ DEV = IndexName("root/dev")
 def acks(level: int = 0) -> tuple[Acks, Clock]:
     clock = Clock()
     return Acks(as_clock(clock), None, level), clock  # type: ignore[arg-type]
+
+
+async def write_index(of: Database, replicas: int) -> None:
+    index = {"index": DEV, "type": "stage", "options": {"sync_replicas": replicas}}
+    write = writer(of)
+    await write.write("root", lambda c: [START, user_set("root")])
+    await write.write("root", lambda c: [Change(Kind.INDEX_SET, index)])
 
 
 def waiting(of: Acks, serial: int, wanted: int, with_files: bool = False) -> Deferred[None]:
@@ -73,11 +81,8 @@ async def test_too_few() -> None:
 async def test_too_few_for_long() -> None:
     """What too few replicas would hear of is refused before it is stored; after a start there
     is a minute to be heard of."""
-    index = {"index": DEV, "type": "stage", "options": {"sync_replicas": 2}}
     with database() as of_state:
-        write = writer(of_state)
-        await write.write("root", lambda c: [START, user_set("root")])
-        await write.write("root", lambda c: [Change(Kind.INDEX_SET, index)])
+        await write_index(of_state, 2)
         clock = Clock()
         of = Acks(as_clock(clock), Directory(of_state))
         await of.require_reachable(DEV)
@@ -104,11 +109,8 @@ def test_a_silent_replica_counts_no_more() -> None:
 @pytest_twisted.ensureDeferred
 async def test_levels_of_node_and_index() -> None:
     """The higher of both levels counts; what pymirror writes by itself waits for nobody."""
-    index = {"index": DEV, "type": "stage", "options": {"sync_replicas": 1}}
     with database() as of:
-        write = writer(of)
-        await write.write("root", lambda c: [START, user_set("root")])
-        await write.write("root", lambda c: [Change(Kind.INDEX_SET, index)])
+        await write_index(of, 1)
         clock = Clock()
         level = Acks(as_clock(clock), Directory(of))
         written = Written(3, True, False)

@@ -206,7 +206,7 @@ def page_of(
             found.setdefault(file.filename, file)
     ask = driver(connection).execute
     of_indexes = [row[0] for i in reachable for row in ask(_INDEX_SERIAL, (i.name,))]
-    serial = max(*of_indexes, *(row.serial for row in rows.values() if row))
+    serial = max([*of_indexes, *(row.serial for row in rows.values() if row)])
     return ProjectPage(
         name=project,
         files=tuple(found[name] for name in sorted(found)),

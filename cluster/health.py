@@ -48,8 +48,8 @@ def _of_node(status: Mapping[str, Any]) -> Iterator[Problem]:
         if status.get(name):
             yield Problem(where, f"{what}: {status[name]}", None, _UPKEEP_HINT)
     disk = _object(status.get("disk"))
-    free = disk.get("free_bytes") or 0
-    if free < (disk.get("floor_bytes") or 0):
+    free = disk.get("free_bytes")
+    if free is not None and free < disk.get("floor_bytes", 0):
         what = f"uploads are refused: {free} bytes are free on its disk"
         yield Problem(where, what, None, "make room there, or give it a lower --min-free")
     if not status.get("ready", True) and not follower:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -28,7 +27,6 @@ from cluster.web.request import NodeHandlers, NodeSite
 
 SHUTDOWN_SECONDS = 30.0
 _FLUSH_SECONDS = 0.2
-_DISK_ERRORS: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 @define(eq=False)
@@ -64,16 +62,16 @@ class NodeService(Service):
         web: NodeHandlers = await self._role.start()
         parts.search.start()
         self._site = NodeSite(web.app.resource(), web)  # type: ignore[attr-defined]
+        spare_the_collector()  # before the first request: it takes a moment
         for endpoint in self.settings.listen:
             port = await serverFromString(self.reactor, endpoint).listen(self._site)
             self._ports.append(port)
             self._log.info("{role} listens on {port}", role=self._role.name, port=port.getHost())
-        spare_the_collector()
 
     def _give_up(self, failure: Failure) -> None:
-        refused = _refused(failure.value)
+        refused = disk_error(failure.value)
         if refused is not None:
-            message = f"the disk of {self.settings.state_dir} refuses: {refused}"
+            message = f"a database in {self.settings.state_dir}: {refused}"
         elif failure.check(PymirrorError, OSError, CannotListenError):
             message = str(failure.value)
         else:
@@ -101,10 +99,3 @@ class NodeService(Service):
             await self._role.stop()
         if self._parts is not None:
             await self._parts.close()
-
-
-def _refused(error: BaseException | None) -> str | None:
-    """What the disk says, if it refuses to keep something."""
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        return error.strerror
-    return disk_error(error)

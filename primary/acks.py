@@ -102,8 +102,8 @@ class Acks:
         wanted, heard = await self._wanted(index), self.holders(0, with_files=False)
         if heard < wanted and self._clock.seconds() - self._begun_at >= _HEARD_SECONDS:
             raise NotReplicated(
-                f"nothing was stored: {wanted} replicas must have it, and {heard} were heard of "
-                f"within {_HEARD_SECONDS:.0f} s"
+                f"this request has stored nothing: {wanted} replicas must have it, and {heard} "
+                f"were heard of within {_HEARD_SECONDS:.0f} s"
             )
 
     async def _wanted(self, index: IndexName | None) -> int:

@@ -91,14 +91,10 @@ class Primary:
     relayed: Relayed = field(init=False)
     triggers: Triggers = field(init=False)
     acks: Acks = field(init=False)
+    room: Room = field(init=False)
     owning: Owning = field(init=False)
     snapshots: Snapshots = field(init=False)
     compaction: Compaction = field(init=False)
-
-    @property
-    def room(self) -> Room:
-        """What its disk has left for uploads."""
-        return Room(self.parts.settings.state_dir, self.wish.min_free)
 
     @property
     def fencing(self) -> Fencing:
@@ -112,6 +108,7 @@ class Primary:
         self.writer = Writer(parts.database, parts.position, FIRST_EPOCH, parts.frontier)
         self.owning = await Owning.of(parts, lambda: self.writer.epoch, time.time)
         self.acks = Acks(parts.reactor, parts.directory, self.wish.sync_replicas)
+        self.room = Room(parts.settings.state_dir, self.wish.min_free)
         await self.writer.write(
             "+bootstrap", lambda c: first_changes(c, private, parts.blobs, self.wish.first_start)
         )

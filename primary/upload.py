@@ -69,8 +69,8 @@ class Uploads:
         found = taking_uploads(await self._directory.index_or_404(index))
         who = await self._identity.user(request)
         require_upload(who, found)
-        self._room.require(size)
         await self._acks.require_reachable(index)
+        self._room.require(size)
         return who
 
     async def take(self, request: NodeRequest, stream: RequestStream, index: IndexName) -> Reply:
@@ -82,7 +82,8 @@ class Uploads:
         stage = stage_of(request)
         try:
             try:
-                await stream.deliver(form)
+                with self._room.taking(stream):
+                    await stream.deliver(form)
             finally:
                 form.check()
             form.finish()

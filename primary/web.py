@@ -146,7 +146,10 @@ class PrimaryWeb(DevpiWeb):
     @answering
     async def _admit(self, request: NodeRequest, user: str, name: str) -> Reply:
         self.identity.require_node(request, for_client=True)
-        await self.uploads.admit(request, checked(user, name))
+        size = request.args.get(b"size", [b"0"])[0]
+        if not (size.isdigit() and len(size) < 19):
+            raise InvalidRequest("size is a number of bytes")
+        await self.uploads.admit(request, checked(user, name), int(size))
         return Reply(204)
 
     @app.route(SECRET_PATH + "/<name>", methods=["GET"])

@@ -129,7 +129,7 @@ class Forwarding:
         The primary is asked for leave first: a refusal must reach the client before gigabytes
         are sent, and through two connections it could not do so reliably afterwards.
         """
-        path = f"/+node/admit/{index}"
+        path = f"/+node/admit/{index}?size={stream.length or 0}"
         headers = self._headers(request)
         try:
             leave = await self._client.ask("GET", path, headers)

@@ -174,8 +174,11 @@ def put_in_place(loaded: Path, state_dir: Path, engine: Engine) -> None:
     os.replace(link, state_dir / DATABASE)
     sync_folder(state_dir)
     # New connections go to the new file; who reads the old one keeps his until he is done.
-    event.listen(engine.pool, "checkin", _close)
+    replaced = engine.pool
     engine.dispose()
+    # After that: the new pool is made with what listens to the old one.
+    event.listen(replaced, "checkin", _close)
+    replaced.dispose()  # what came back in between
     remove_old(state_dir)
 
 

@@ -88,7 +88,7 @@ async def test_too_few_for_long() -> None:
         await of.require_reachable(DEV)
         clock.advance(61)
         of.cosigned("a", 1, 0)
-        with pytest.raises(NotReplicated, match=r"nothing was stored: 2 .* 1 were heard of"):
+        with pytest.raises(NotReplicated, match=r"has stored nothing: 2 .* 1 were heard of"):
             await of.require_reachable(DEV)
         of.cosigned("b", 1, 0)
         await of.require_reachable(DEV)

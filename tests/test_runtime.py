@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -30,16 +31,27 @@ libc.malloc_info(0, file)
 libc.fclose(file)
 """
 _FROZEN = """
-import gc
+import gc, weakref
 from cluster.runtime import spare_the_collector
 spare_the_collector()
 assert gc.get_freeze_count() > 1_000
-assert gc.isenabled()
+
+class Later:
+    pass
+
+one = Later()
+one.itself = one
+gone = weakref.ref(one)
+del one
+gc.collect()
+assert gone() is None
 """
 
 
 def _run(program: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-c", program, *arguments], check=True, timeout=60)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    line = [sys.executable, "-c", program, *arguments]
+    subprocess.run(line, check=True, timeout=60, env=env)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone")

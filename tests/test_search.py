@@ -9,12 +9,13 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
 from cluster.errors import InvalidRequest
 from cluster.log.changes import Change, Kind
 from cluster.search import store, words
 from cluster.search.documents import Document, latest
-from cluster.search.index import SearchOff
+from cluster.search.index import LONGEST_SECONDS, QUIET_SECONDS, SearchOff
 from cluster.state.database import writing
 from tests.indexed import DEV, OTHER, PYPI, Node, index_set, listed, release, running_node
 
@@ -222,6 +223,25 @@ async def test_a_crash_while_building_goes_on(node: Node) -> None:
     node.search.start()
     node.settle()
     assert len(await node.names("name*")) == 10  # what is behind the key; the rest was in it
+
+
+def test_commits_in_a_row_are_one_update(node: Node) -> None:
+    """One commit is found half a second later; of many without a pause, all together after a few
+    seconds. A node that goes down does not wait for that."""
+    node.log(release("one", "1"))
+    at = node.at.serial
+    node.clock.advance(QUIET_SECONDS)
+    assert node.search.document()["serial"] == at
+    steps = 0
+    while node.search.document()["serial"] == at:
+        node.log(release(f"more-{steps}", "1"))
+        node.clock.advance(QUIET_SECONDS / 2)
+        steps += 1
+        assert steps < 100
+    assert steps * QUIET_SECONDS / 2 == pytest.approx(LONGEST_SECONDS, abs=QUIET_SECONDS)
+    node.log(release("last", "1"))
+    stopping = Deferred.fromCoroutine(node.search.stop())
+    assert stopping.called
 
 
 @pytest_twisted.ensureDeferred

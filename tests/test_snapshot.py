@@ -278,7 +278,7 @@ def test_readers_go_on_while_the_file_is_replaced(
     snapshot: Snapshot, source: Engine, tmp_path: Path
 ) -> None:
     """Who reads the old file goes on reading it, and lets it go then; who asks next reads the new
-    one; twice over, and only the file in use is left."""
+    one, and keeps his connection; twice over, and only the file in use is left."""
     node = opened(tmp_path / "log.sqlite")
     record_all(node, [START])
     for _ in range(2):
@@ -292,6 +292,10 @@ def test_readers_go_on_while_the_file_is_replaced(
             held = driver(old)
         with pytest.raises(ProgrammingError, match="closed"):
             held.execute("SELECT 1")
+    with node.begin() as one:
+        kept = driver(one)
+    with node.begin() as other:
+        assert driver(other) is kept, "connections are kept, as before"
     assert facts(node) == facts(source)
     record_all(node, [user_set("later")])
     node.dispose()

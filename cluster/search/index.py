@@ -156,13 +156,10 @@ class SearchIndex:
             await self._rest(None)
 
     async def _gather(self) -> None:
-        latest = self._clock.seconds() + LONGEST_SECONDS
-        while not self._stopping:
-            now = self._clock.seconds()
-            seconds = min(self._changed_at + QUIET_SECONDS, latest) - now
-            if seconds <= 0:
-                break
+        latest, seconds = self._clock.seconds() + LONGEST_SECONDS, QUIET_SECONDS
+        while seconds > 0.0 and not self._stopping:
             await self._rest(seconds)
+            seconds = min(self._changed_at + QUIET_SECONDS, latest) - self._clock.seconds()
 
     async def _rest(self, seconds: float | None) -> None:
         if self._stopping:

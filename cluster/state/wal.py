@@ -40,21 +40,21 @@ class WriteAheadLog:
         # SQLite follows links: the log lies beside the file that it opened.
         real = self.path.resolve()
         log = real.with_name(f"{real.name}-wal")
+        is_new = False
         try:
-            inode = log.stat().st_ino
+            if self._file is None or log.stat().st_ino != self._inode:
+                self.close()
+                # Kept open: an error that a checkpoint of SQLite meets is told to who has the
+                # file open then, not to who opens it later.
+                self._file, is_new = os.open(log, os.O_RDONLY), True
         except FileNotFoundError:
             # Who closed the last connection has made the database durable and removed its log.
             self.close()
             return
-        if self._file is None or inode != self._inode:
-            self.close()
-            # Kept open: an error that a checkpoint of SQLite meets is told to who has the file
-            # open then, not to who opens it later.
-            self._file, self._inode = os.open(log, os.O_RDONLY), inode
-            os.fsync(self._file)
+        os.fsync(self._file)
+        if is_new:
             sync_folder(log.parent)
-        else:
-            os.fsync(self._file)
+            self._inode = os.fstat(self._file).st_ino
 
     def close(self) -> None:
         """Let the file go. SQLite locks its database and the -shm, never the -wal: nothing else is

@@ -30,6 +30,7 @@ class RequestStream:
 
     _connection: Pausable
     length: int | None
+    _received: int = 0
     _held: list[bytes] = field(factory=list)
     _held_bytes: int = 0
     _consumer: BodyConsumer | None = None
@@ -40,8 +41,14 @@ class RequestStream:
     _done: Deferred[None] = field(factory=Deferred)
     _on_discarded: Deferred[None] = field(factory=Deferred)
 
+    @property
+    def left(self) -> int:
+        """How many of the announced bytes have not come yet."""
+        return max(0, (self.length or 0) - self._received)
+
     def feed(self, data: bytes) -> None:
         """Bytes came from the connection."""
+        self._received += len(data)
         if self._discard_left is not None:
             self._discard_left -= len(data)
             self._check_discarded()

@@ -19,7 +19,7 @@ from tests.make_released import RELEASED
 from tests.processes import Cluster, Node, basic, eventually, free_port
 from tests.strace import Point, points, require_strace, spread, traced
 
-pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
+pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 600)]
 
 CUT = ("--keep-entries", "0", "--keep-days", "0")
 
@@ -93,11 +93,13 @@ def _hindered(node: Node, trace: Path, injection: str) -> bool:
     node.log.write_bytes(b"")
     normal = node._command
     node._command = traced(normal, trace, injection)
-    node.launch()
-    eventually(lambda: not node.running or _is_settled(node), 40.0, injection)
-    has_ended, said = not node.running, node.log_text()
-    node.kill()
-    node._command = normal
+    try:
+        node.launch()
+        eventually(lambda: not node.running or _is_settled(node), 40.0, injection)
+    finally:
+        has_ended, said = not node.running, node.log_text()
+        node.kill()
+        node._command = normal
     if has_ended:
         assert "pymirror cannot start: " in said, (injection, said)
         assert "Traceback" not in said, (injection, said)

@@ -51,11 +51,19 @@ def test_no_room(site: Site) -> None:
     assert upload(roomy, "root/dev", built).status == 200
 
 
-def test_the_body_is_not_waited_for(site: Site) -> None:
-    """Who asks first (Expect: 100-continue) keeps his bytes."""
-    _, primary, _ = site
+def test_the_size_counts(site: Site) -> None:
+    """An upload that would leave too little is refused before its bytes are taken, also through a
+    replica; a smaller one is not."""
+    nodes, primary, replica = site
+    free = primary.status()["disk"]["free_bytes"]
+    primary.terminate()
+    floor = max(1, free - (8 << 30))
+    primary = nodes.become(primary, "pymirror-primary", "--min-free", str(floor)).start()
     headers = {
         **basic("root", ROOT_PASSWORD), "Content-Type": "multipart/form-data; boundary=b",
-        "Expect": "100-continue", "Content-Length": "1000000",
+        "Expect": "100-continue", "Content-Length": str(9 << 30),
     }  # fmt: skip
-    assert primary.request("POST", "/root/dev/", headers=headers).status == 503
+    for node in (primary, replica):
+        answer = node.request("POST", "/root/dev/", headers=headers)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "30"), answer
+        assert upload(node, "root/dev", wheel("small", "1.0")).status == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ def _path(built: Built) -> str:
     return f"/json/files/{built.name}/{built.filename}"
 
 
+def _fetches_nothing(node: Node) -> bool:
+    return not node.status()["files"]["fetching"]
+
+
 def _failing(primary: Node, index: str) -> dict[str, Any]:
     failing: dict[str, Any] = primary.status()["upstreams"][index]["failing"]
     return failing
@@ -77,7 +82,7 @@ def test_broken_file(trio: Trio, request: pytest.FixtureRequest, fault: dict[str
     assert upstream.counts()[_path(built)] >= 2
     for node in (replica, primary):
         # A replica may be asking its next source still, and who comes then shares the answer.
-        eventually(lambda of=node: not of.status()["files"]["fetching"], 10, "all are given up")  # type: ignore[misc]
+        eventually(partial(_fetches_nothing, node), 10, "all are given up")
     no_temporary_files(primary, replica)
     failures = primary.status()["files"]["failures"]
     assert any(failure["file"] == built.filename and failure["error"] for failure in failures)

@@ -77,7 +77,10 @@ class Uploads:
         """Take one upload; raises what is wrong with it."""
         if stream.length is not None and stream.length > MAX_UPLOAD_BYTES:
             raise TooLarge(f"uploads have at most {MAX_UPLOAD_BYTES} bytes")
-        form = form_of(request.header("Content-Type"), self._store, MAX_UPLOAD_BYTES, stream)
+        form = form_of(
+            request.header("Content-Type"), self._store, MAX_UPLOAD_BYTES, stream,
+            self._room.require,
+        )  # fmt: skip
         who = await self.admit(request, index, stream.length or 0)
         stage = stage_of(request)
         try:

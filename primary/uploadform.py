@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Protocol
 from urllib.parse import parse_qsl
@@ -20,6 +20,7 @@ Fields = Mapping[str, list[str]]
 
 _MAX_FIELD_BYTES = 4 << 20
 _MAX_SEGMENTS = 4_000
+_ROOM_BYTES = 1 << 20
 # What twine and uv send beside sha256 (standards U1); md5 comes from older ones.
 _HASHES = ("md5", "blake2b_256")
 
@@ -77,15 +78,22 @@ def action_of(form: Form) -> Action:
 
 
 def form_of(
-    content_type: str | None, store: FileStore, limit_bytes: int, stream: RequestStream
+    content_type: str | None,
+    store: FileStore,
+    limit_bytes: int,
+    stream: RequestStream,
+    require_room: Callable[[], None] = lambda: None,
 ) -> Form:
-    """A consumer for a body of this type; raises InvalidRequest for one that is not a form."""
+    """A consumer for a body of this type; raises InvalidRequest for one that is not a form.
+
+    `require_room` is asked with every megabyte: not everybody says how much will come.
+    """
     media_type, options = parse_options_header(content_type or "")
     if media_type == "application/x-www-form-urlencoded":
         return FieldsForm(stream)
     if media_type != "multipart/form-data" or not options.get("boundary"):
         raise InvalidRequest("an upload is a multipart/form-data form")
-    return UploadForm(str(options["boundary"]), store, limit_bytes, stream)
+    return UploadForm(str(options["boundary"]), store, limit_bytes, stream, require_room)
 
 
 @define(eq=False)
@@ -141,6 +149,7 @@ class UploadForm:
     _store: FileStore
     _limit_bytes: int
     _stream: RequestStream
+    _require_room: Callable[[], None]
     fields: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
     _parser: PushMultipartParser = field(init=False)
     _name: str = ""
@@ -156,10 +165,12 @@ class UploadForm:
 
     def write(self, data: bytes) -> None:
         """Take bytes of the body. After an error the rest is dropped; `finish` raises it."""
-        self._received += len(data)
+        before, self._received = self._received, self._received + len(data)
         if self._error is not None:
             return
         try:
+            if before // _ROOM_BYTES != self._received // _ROOM_BYTES:
+                self._require_room()
             if self._received > self._limit_bytes:
                 raise TooLarge(f"uploads have at most {self._limit_bytes} bytes")
             for event in self._parser.parse(data):

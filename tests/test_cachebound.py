@@ -159,6 +159,8 @@ def test_sizes() -> None:
     assert parse_size("50GB") == 50 * 10**9
     assert parse_size("1.5MiB") == 3 << 19
     assert parse_size("1000") == 1000
+    with pytest.raises(InvalidRequest, match="any disk"):
+        parse_size("20000000TB")
     assert parse_size("10 k") == 10_000
     for bad in ("", "GB", "-1", "1e9", "5 apples", "1.0.0"):
         with pytest.raises(InvalidRequest):

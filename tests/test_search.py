@@ -225,6 +225,16 @@ async def test_a_crash_while_building_goes_on(node: Node) -> None:
     assert len(await node.names("name*")) == 10  # what is behind the key; the rest was in it
 
 
+def test_large_entries_do_not_fall_behind(node: Node) -> None:
+    """However few entries a read of the log brings, all that came before a pause are in the index
+    soon after it."""
+    node.log(*(release(f"large-{n}", "1", description="x" * 60_000) for n in range(40)))
+    node.clock.advance(QUIET_SECONDS)
+    for _ in range(40):
+        node.clock.advance(0.02)
+    assert node.search.document()["serial"] == node.at.serial
+
+
 def test_commits_in_a_row_are_one_update(node: Node) -> None:
     """One commit is found half a second later; of many without a pause, all together after a few
     seconds. A node that goes down does not wait for that."""

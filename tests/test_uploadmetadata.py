@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.metadata import RawMetadata
 
-from cluster.errors import InvalidRequest
+from cluster.errors import DiskRefused, InvalidRequest
 from cluster.log.changes import Kind
 from cluster.names import IndexName, NormalizedName
 from cluster.state.releases import _joined
@@ -86,6 +86,26 @@ def stored(fields: dict[str, list[str]]) -> dict[str, object]:
         assert change.kind is Kind.RELEASE_SET
         _joined(known, change.payload["metadata"])
     return known
+
+
+def test_the_disk_fills_while_it_comes() -> None:
+    """Room is asked for again and again: not everybody says how much will come."""
+    content_type, body = multipart({"description": ["x" * (3 << 20)]})
+    asked: list[int] = []
+
+    def require_room() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise DiskRefused("full")
+
+    connection = Connection()
+    stream = RequestStream(connection, None)
+    form = form_of(content_type, None, 1 << 30, stream, require_room)  # type: ignore[arg-type]
+    for at in range(0, len(body), 10_000):
+        form.write(body[at : at + 10_000])
+    with pytest.raises(DiskRefused):
+        form.finish()
+    assert len(asked) == 2
 
 
 @settings(deadline=None)

@@ -65,6 +65,7 @@ class SearchIndex:
     _stopping: bool = False
     _idle: bool = False
     _changed_at: float = 0.0
+    _goal: int = 0
     _waiter: Deferred[None] | None = None
     _ended: Deferred[None] | None = None
 
@@ -81,6 +82,7 @@ class SearchIndex:
     def start(self) -> None:
         """Open the store in the background and follow the commits."""
         if self.enabled:
+            self._goal = self._position.serial
             self._position.listen(self.changed)
             self._ended = Deferred.fromCoroutine(self._run())
 
@@ -148,6 +150,7 @@ class SearchIndex:
             else:
                 await self._news()
                 await self._gather()
+                self._goal = self._position.serial
         await self._updater.run(self._close, False)
 
     async def _news(self) -> None:
@@ -227,8 +230,8 @@ class SearchIndex:
         if page:
             after = evolve(progress, serial=progress.serial + len(page))
             self._write(source, engine, list(keys), after)
-            # What came meanwhile is gathered with what comes next.
-            return after.serial < self._position.serial - _LOG_ENTRIES
+            # What came since the last pause is gathered with what comes next.
+            return after.serial < self._goal
         return False
 
     def _write(

@@ -67,4 +67,6 @@ def _wait_for(system: System, replica: Target, head: int) -> None:
     while (serial := system.serial(replica)) < head:
         if now() > deadline:
             raise BenchError(f"only at {serial} of {head} after {_TIMEOUT_SECONDS:g} s")
-        time.sleep(_POLL_SECONDS)
+        asked = now()
+        system.wait_for(replica, head)
+        time.sleep(max(0.0, asked + _POLL_SECONDS - now()))

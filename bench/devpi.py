@@ -91,6 +91,9 @@ class Devpi:
         status = get(target.address, "/+status", {"Accept": "application/json"})
         return int(status.json()["result"]["serial"])
 
+    def wait_for(self, replica: Target, serial: int) -> None:
+        """See `System`."""
+
     def cut_log(self, primary: Target) -> bool:
         """See `System`."""
         return False

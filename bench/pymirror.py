@@ -62,6 +62,10 @@ class Pymirror:
         """See `System`."""
         return int(get(target.address, "/+status").json()["serial"])
 
+    def wait_for(self, replica: Target, serial: int) -> None:
+        """See `System`. Who is asked again and again has less of the machine for his work."""
+        get(replica.address, "/+api", {"X-Pymirror-Min": str(serial)})
+
     def cut_log(self, primary: Target) -> bool:
         """See `System`. Two snapshots are kept, and the log from the older one on."""
         for number in range(2):

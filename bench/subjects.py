@@ -58,6 +58,9 @@ class System(Protocol):
     def serial(self, target: Target) -> int:
         """The serial that a server has applied."""
 
+    def wait_for(self, replica: Target, serial: int) -> None:
+        """Wait a while for a serial, if the server can tell when it is there, else not at all."""
+
     def cut_log(self, primary: Target) -> bool:
         """Leave fresh replicas nothing but a snapshot to start from; False where there is none."""
 

@@ -51,7 +51,8 @@ def take(
     signer = _signer(trust, owner, at, page)
     keys = [signer.key, *(start.key for start in later if start.epoch > signer.epoch)]
     checkpoint = _opened(trust, keys, page.checkpoint)
-    after = at.extended(leaf_hash(entry) for entry in page.entries)
+    leaves = [leaf_hash(entry) for entry in page.entries]
+    after = at.extended(leaves)
     if checkpoint.size != after.size:
         raise LogError(f"the checkpoint is for {checkpoint.size} entries, the page ends at "
                        f"{after.size}")  # fmt: skip
@@ -64,12 +65,12 @@ def take(
     touched = Touched()
     for entry in entries:
         apply(connection, entry, touched)
-    appended = changelog.append(connection, at, entries)
+    changelog.store(connection, at.size, entries, leaves)
     if entries or notes.at(connection, at.size) is None:
-        notes.keep(connection, at.size, appended.size, page.checkpoint)
+        notes.keep(connection, at.size, after.size, page.checkpoint)
     time = entries[-1].time if entries else None
-    head = Head(appended.size, owner.epoch, appended.root, time)
-    return Taken(page.checkpoint, appended, head, touched)
+    head = Head(after.size, owner.epoch, after.root, time)
+    return Taken(page.checkpoint, after, head, touched)
 
 
 def _opened(trust: Trust, keys: Sequence[str], note: bytes) -> Checkpoint:

@@ -63,15 +63,22 @@ def append(connection: Connection, frontier: Frontier, entries: Sequence[Entry])
 
     Raises LogError for a gap: the entry's serial is its place in the tree.
     """
+    leaves = [leaf_hash(entry.raw) for entry in entries]
+    store(connection, frontier.size, entries, leaves)
+    return frontier.extended(leaves)
+
+
+def store(
+    connection: Connection, size: int, entries: Sequence[Entry], leaves: Sequence[bytes]
+) -> None:
+    """As `append`, for a log of `size` entries and new ones whose leaf hashes are known."""
     if not entries:
-        return frontier
-    for at, entry in enumerate(entries, start=frontier.size + 1):
+        return
+    for at, entry in enumerate(entries, start=size + 1):
         if entry.serial != at:
             raise LogError(f"entry {entry.serial} where {at} was expected")
     driver(connection).executemany(_ADD_ENTRY, [(entry.serial, entry.raw) for entry in entries])
-    leaves = [leaf_hash(entry.raw) for entry in entries]
-    append_leaves(connection, frontier.size, b"".join(leaves))
-    return frontier.extended(leaves)
+    append_leaves(connection, size, b"".join(leaves))
 
 
 def append_leaves(connection: Connection, start: int, leaves: bytes) -> None:

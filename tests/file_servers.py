@@ -165,6 +165,7 @@ async def open_store(root: Path) -> AsyncIterator[FileStore]:
     await store.open()
     try:
         yield store
+        await store.counted()  # by a thread that has the folder open
         assert open_below(root) == []
     finally:
         threads.stop()

@@ -23,7 +23,7 @@ from cluster.state.rows import Touched
 from tests.builders import Built, wheel
 from tests.fakes import engine as memory
 from tests.functional.helpers import ROOT_PASSWORD, upload
-from tests.processes import Answer, Cluster, Node, eventually, http
+from tests.processes import Answer, Cluster, Node, basic, eventually, http
 from tests.strace import Point, attached, points, spread, traced
 
 PYMIRROR = str(Path(sys.executable).with_name("pymirror"))
@@ -105,6 +105,29 @@ class Attempts:
             assert http("GET", urls[built.filename]).body == built.data
 
 
+def makes_snapshots(attempts: Attempts) -> Callable[[], None]:
+    """Upload, make a snapshot, and wait until the log is cut behind the one before."""
+    primary = attempts.node
+
+    def is_cut() -> bool:
+        try:
+            status = primary.status()
+        except (OSError, HTTPException):
+            return not primary.running
+        kept = [one["serial"] for one in status["snapshots"]]
+        return kept[-1:] == [status["serial"]] and (len(kept) < 2 or status["minimum"] == kept[0])
+
+    def make() -> None:
+        attempts.upload(attempts.new())
+        try:
+            primary.request("POST", "/+log/snapshots", headers=basic("root", ROOT_PASSWORD))
+        except (OSError, HTTPException):
+            return  # it is dead; the kills are counted
+        eventually(is_cut, 10.0, "a snapshot is made and the log is cut")
+
+    return make
+
+
 def recorded(node: Node, trace: Path, act: Callable[[], object], most: int) -> list[Point]:
     """The points at which to crash a node that does `act`."""
     with attached(node.pid, trace):
@@ -169,8 +192,8 @@ def copied(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to, symlinks=True))
 
 
-def pair(nodes: Cluster) -> tuple[Node, Node]:
+def pair(nodes: Cluster, *primary_options: str) -> tuple[Node, Node]:
     """A primary with an index, and its replica."""
-    primary = nodes.primary(root_password=ROOT_PASSWORD)
+    primary = nodes.primary(None, *primary_options, root_password=ROOT_PASSWORD)
     primary.put_index(INDEX, ROOT_PASSWORD, type="stage")
     return primary, nodes.replica(primary)

@@ -22,6 +22,8 @@ from tests.strace import Point, attached, points, spread
 
 NEVER = Point("fsync", 10_000)
 """Cuts the power when all is done, a moment after the answer."""
+ROOMY = ("--min-free", "0")
+"""For a primary: the disk is smaller than what it keeps free."""
 DURABLE = ("fsync", "fdatasync", "rename", "symlink", "unlink", "write", "pwrite64")
 
 
@@ -35,11 +37,11 @@ class Site:
 
     def node(self, name: str, program: str, *arguments: str) -> Node:
         """A node on that disk, not started; what it writes for operators is not there."""
-        return self._logged(self.on_disk.node(name, program, list(arguments)))
+        return self._logged(self.on_disk.node(name, program, _roomy(program, arguments)))
 
     def become(self, node: Node, program: str, *arguments: str) -> Node:
         """The other role with the folder of a stopped node on that disk, not started."""
-        return self._logged(self.on_disk.become(node, program, *arguments))
+        return self._logged(self.on_disk.become(node, program, *_roomy(program, arguments)))
 
     def _logged(self, node: Node) -> Node:
         node.log = self.beside.directory / f"{node.name}-on-disk.log"
@@ -56,6 +58,10 @@ class Site:
         path.write_text(ROOT_PASSWORD)
         path.chmod(0o600)
         return str(path)
+
+
+def _roomy(program: str, arguments: tuple[str, ...]) -> list[str]:
+    return [*(ROOMY if program == "pymirror-primary" else ()), *arguments]
 
 
 @contextmanager

@@ -12,11 +12,18 @@ from pathlib import Path
 import pytest
 
 from cluster.state import schema
-from tests.functional.crashing import INDEX, SOAK, Attempts, check_folder, copied
+from tests.functional.crashing import (
+    INDEX,
+    SOAK,
+    Attempts,
+    check_folder,
+    copied,
+    makes_snapshots,
+)
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
 from tests.functional.test_power_upgrade import Held, held, make_older
 from tests.make_released import RELEASED
-from tests.processes import Cluster, Node, basic, eventually, free_port
+from tests.processes import Cluster, Node, eventually, free_port
 from tests.strace import Point, points, require_strace, spread, traced
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 600)]
@@ -36,10 +43,9 @@ def test_from_a_snapshot(nodes: Cluster, tmp_path: Path, error: str) -> None:
     primary = nodes.primary(None, *CUT, root_password=ROOT_PASSWORD)
     primary.put_index(INDEX, ROOT_PASSWORD, type="stage")
     attempts = Attempts(primary)
+    make = makes_snapshots(attempts)
     for _ in range(3):
-        attempts.upload(attempts.new())
-        primary.request("POST", "/+log/snapshots", headers=basic("root", ROOT_PASSWORD))
-    eventually(lambda: primary.status()["minimum"], 10.0, "the log is cut")
+        make()
     replica = nodes.node("replica", "pymirror-replica", ["--primary-url", primary.url])
     trace, hindered = tmp_path / "trace", 0
     for point in _points(replica, trace, 8):

@@ -13,10 +13,17 @@ import pytest
 
 from cluster.log import changelog
 from cluster.promotion import opened
-from tests.functional.crashing import INDEX, SOAK, Attempts, check_folder, killed_at
+from tests.functional.crashing import (
+    INDEX,
+    SOAK,
+    Attempts,
+    check_folder,
+    killed_at,
+    makes_snapshots,
+)
 from tests.functional.cutting import NEVER, Site, recorded_in, site, whole_snapshots
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
-from tests.processes import Node, basic, eventually
+from tests.processes import Node, eventually
 from tests.strace import Point, points, require_strace, spread, traced
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
@@ -36,36 +43,13 @@ def _primary(where: Site) -> Node:
     return primary
 
 
-def _makes_snapshots(attempts: Attempts) -> Callable[[], None]:
-    """Upload, make a snapshot, and wait until the log is cut behind the one before."""
-    primary = attempts.node
-
-    def is_cut() -> bool:
-        try:
-            status = primary.status()
-        except (OSError, HTTPException):
-            return not primary.running
-        kept = [one["serial"] for one in status["snapshots"]]
-        return kept[-1:] == [status["serial"]] and (len(kept) < 2 or status["minimum"] == kept[0])
-
-    def make() -> None:
-        attempts.upload(attempts.new())
-        try:
-            primary.request("POST", "/+log/snapshots", headers=basic("root", ROOT_PASSWORD))
-        except (OSError, HTTPException):
-            return  # it is dead; the kills are counted
-        eventually(is_cut, 10.0, "a snapshot is made and the log is cut")
-
-    return make
-
-
 def test_making(tmp_path: Path) -> None:
     """A primary that loses its power while it makes a snapshot, or cuts its log behind one, has
     all that it acknowledged, and a fresh replica can start from what there is."""
     with site(tmp_path) as where:
         primary = _primary(where)
         attempts = Attempts(primary)
-        make = _makes_snapshots(attempts)
+        make = makes_snapshots(attempts)
         for _ in range(3):
             make()
         folder = primary.state_dir
@@ -113,7 +97,7 @@ def test_starting(tmp_path: Path) -> None:
         primary = where.beside.node("primary", "pymirror-primary", list(more)).start()
         primary.put_index(INDEX, ROOT_PASSWORD, type="stage")
         attempts = Attempts(primary)
-        make = _makes_snapshots(attempts)
+        make = makes_snapshots(attempts)
         for _ in range(3):
             make()
         replica = where.node("replica", "pymirror-replica", "--primary-url", primary.url)

@@ -184,8 +184,9 @@ def test_only_two_append() -> None:
     users = {
         dotted(path)
         for path in MODULES
+        for appends in ("append", "store")
         for name, _ in calls(path)
-        if name == "changelog.append" or "cluster.log.changelog.append" in imported(path)
+        if name == f"changelog.{appends}" or f"cluster.log.changelog.{appends}" in imported(path)
     }
     assert users == APPENDERS
 

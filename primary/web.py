@@ -34,6 +34,7 @@ from cluster.web.devpi.routes import DevpiWeb, add_read_routes
 from cluster.web.replies import Reply, json_reply
 from cluster.web.request import NodeRequest, StreamHandler
 from cluster.web.routes import answering, checked
+from cluster.web.tail import argument, size_of
 from cluster.web.uploadtarget import upload_target
 from cluster.web.xmlrpc import is_xmlrpc
 from primary import joining, snapshots, staging
@@ -146,10 +147,8 @@ class PrimaryWeb(DevpiWeb):
     @answering
     async def _admit(self, request: NodeRequest, user: str, name: str) -> Reply:
         self.identity.require_node(request, for_client=True)
-        size = request.args.get(b"size", [b"0"])[0]
-        if not (size.isdigit() and len(size) < 19):
-            raise InvalidRequest("size is a number of bytes")
-        await self.uploads.admit(request, checked(user, name), int(size))
+        size = size_of(argument(request, b"size") or "0")
+        await self.uploads.admit(request, checked(user, name), size)
         return Reply(204)
 
     @app.route(SECRET_PATH + "/<name>", methods=["GET"])

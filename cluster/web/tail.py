@@ -158,7 +158,7 @@ def argument(request: NodeRequest, name: bytes) -> str:
 
 
 def size_of(text: str) -> int:
-    """A size of a log out of a path; raises InvalidRequest."""
+    """A size, of a log or in bytes, out of a URL; raises InvalidRequest."""
     if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        raise InvalidRequest("the size of a log is a number")
+        raise InvalidRequest("a size is a number")
     return int(text)

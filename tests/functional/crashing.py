@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
@@ -24,12 +25,13 @@ from tests.builders import Built, wheel
 from tests.fakes import engine as memory
 from tests.functional.helpers import ROOT_PASSWORD, upload
 from tests.processes import Answer, Cluster, Node, basic, eventually, http
-from tests.strace import Point, attached, points, spread, traced
+from tests.strace import WRITES, Point, attached, points, spread, traced
 
 PYMIRROR = str(Path(sys.executable).with_name("pymirror"))
 SOAK = "PYMIRROR_SOAK" in os.environ
 """Crash at every point, not only at some."""
 INDEX = "root/dev"
+KEEPING = tuple(call for call in WRITES if call != "write")
 
 
 def check_folder(folder: Path, *, whole: bool) -> None:
@@ -144,23 +146,62 @@ def killed_at(node: Node, point: Point, trace: Path, act: Callable[[], object]) 
         return _ended(node)
 
 
-def start_points(node: Node, trace: Path) -> list[Point]:
-    """Where a node's start keeps something: it is started, and killed when it is ready."""
+@contextmanager
+def under_strace(node: Node, trace: Path, *options: str) -> Iterator[None]:
+    """What starts a node in this block is traced."""
     normal = node._command
-    node._command = traced(normal, trace)
-    node.start()
-    node.kill()
-    node._command = normal
-    return [point for point in points(trace, node.state_dir) if point.call != "write"]
+    node._command = traced(normal, trace, *options)
+    try:
+        yield
+    finally:
+        node._command = normal
+
+
+def start_points(
+    node: Node, trace: Path, name: str = "", calls: Sequence[str] = KEEPING
+) -> list[Point]:
+    """Where a node's start keeps something in its folder, or in a file there: it is started, and
+    killed when it is ready.
+    """
+    with under_strace(node, trace):
+        node.start().kill()
+    return points(trace, node.state_dir / name, calls)
 
 
 def start_killed_at(node: Node, point: Point, trace: Path) -> None:
     """Start a node that is killed at a point, and wait until it is."""
-    normal = node._command
-    node._command = traced(normal, trace, point.inject("signal=SIGKILL"))
-    node.launch()
-    eventually(lambda: not node.running, 30.0, f"the kill at {point}")
-    node._command = normal
+    with under_strace(node, trace, point.inject("signal=SIGKILL")):
+        node.launch()
+        eventually(lambda: not node.running, 30.0, f"the kill at {point}")
+
+
+def ended_by(
+    node: Node,
+    injection: str,
+    trace: Path,
+    seconds: float = 20.0,
+    is_settled: Callable[[Node], bool] | None = None,
+) -> bool:
+    """Start a node with an injection, and kill it when it is ready, or settled otherwise; whether
+    it ended before.
+    """
+    settled = is_settled or is_ready
+    with under_strace(node, trace, injection):
+        try:
+            node.launch()
+            eventually(lambda: not node.running or settled(node), seconds, injection)
+        finally:
+            has_ended = not node.running
+            node.kill()
+    return has_ended
+
+
+def is_ready(node: Node) -> bool:
+    """Whether a node that may not listen yet is ready."""
+    try:
+        return node.get("/+ready").status == 200
+    except (OSError, HTTPException):
+        return False
 
 
 def _ended(node: Node) -> bool:

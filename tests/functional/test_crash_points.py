@@ -31,10 +31,11 @@ from tests.functional.crashing import (
     start_killed_at,
     start_points,
     temporaries,
+    under_strace,
 )
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
 from tests.processes import Cluster, Node, basic, eventually, http
-from tests.strace import Point, attached, points, require_strace, spread, traced
+from tests.strace import Point, attached, points, require_strace, spread
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
 
@@ -268,23 +269,20 @@ def test_snapshots(nodes: Cluster, tmp_path: Path) -> None:
 
 def _check_loading(nodes: Cluster, primary: Node, trace: Path) -> None:
     replica = nodes.node("replica", "pymirror-replica", ["--primary-url", primary.url])
-    normal = replica._command
-    replica._command = traced(normal, trace)
-    replica.start()
-    replica.terminate()
-    replica._command = normal
+    with under_strace(replica, trace):
+        replica.start()
+        replica.terminate()
     found = [p for p in points(trace, replica.state_dir) if p.call not in ("write", "pwrite64")]
     empty = trace.with_name("empty")
     empty.mkdir()
     for point in _spread(found, 5):
         copied(empty, replica.state_dir)
-        replica._command = traced(normal, trace, point.inject("signal=SIGKILL"))
-        replica.launch()
-        deadline = time.monotonic() + 20
-        while replica.running and time.monotonic() < deadline:
-            time.sleep(0.05)
-        replica.kill()
-        replica._command = normal
+        with under_strace(replica, trace, point.inject("signal=SIGKILL")):
+            replica.launch()
+            deadline = time.monotonic() + 20
+            while replica.running and time.monotonic() < deadline:
+                time.sleep(0.05)
+            replica.kill()
         replica.start()
         check_same_roots([primary, replica])
         replica.terminate()

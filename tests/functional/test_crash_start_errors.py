@@ -18,13 +18,16 @@ from tests.functional.crashing import (
     Attempts,
     check_folder,
     copied,
+    ended_by,
+    is_ready,
     makes_snapshots,
+    start_points,
 )
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
 from tests.functional.test_power_upgrade import Held, held, make_older
 from tests.make_released import RELEASED
-from tests.processes import Cluster, Node, eventually, free_port
-from tests.strace import Point, points, require_strace, spread, traced
+from tests.processes import Cluster, Node, free_port
+from tests.strace import WRITES, Point, require_strace, spread
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 600)]
 
@@ -83,12 +86,7 @@ def test_with_other_tables(nodes: Cluster, tmp_path: Path, error: str) -> None:
 
 
 def _points(node: Node, trace: Path, most: int, name: str = "") -> list[Point]:
-    """Where a node's start changes its folder, or a file there."""
-    normal = node._command
-    node._command = traced(normal, trace)
-    node.start().kill()
-    node._command = normal
-    found = points(trace, node.state_dir / name)
+    found = start_points(node, trace, name, WRITES)
     return found if SOAK else spread(found, most)
 
 
@@ -97,15 +95,7 @@ def _hindered(node: Node, trace: Path, injection: str) -> bool:
     ready at once, which it has said in a sentence.
     """
     node.log.write_bytes(b"")
-    normal = node._command
-    node._command = traced(normal, trace, injection)
-    try:
-        node.launch()
-        eventually(lambda: not node.running or _is_settled(node), 40.0, injection)
-    finally:
-        has_ended, said = not node.running, node.log_text()
-        node.kill()
-        node._command = normal
+    has_ended, said = ended_by(node, injection, trace, 40.0, _is_settled), node.log_text()
     if has_ended:
         assert "pymirror cannot start: " in said, (injection, said)
         assert "Traceback" not in said, (injection, said)
@@ -114,9 +104,7 @@ def _hindered(node: Node, trace: Path, injection: str) -> bool:
 
 def _is_settled(node: Node) -> bool:
     try:
-        if node.get("/+ready").status == 200:
-            return True
         follower = node.status()["follower"]
     except (OSError, HTTPException):
         return False
-    return "restart" in str(follower["hint"]) + str(follower["last_error"])
+    return is_ready(node) or "restart" in str(follower["hint"]) + str(follower["last_error"])

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,15 @@ from tests.functional.crashing import (
     SOAK,
     Attempts,
     check_folder,
+    ended_by,
     killed_at,
     makes_snapshots,
+    start_points,
 )
 from tests.functional.cutting import NEVER, Site, recorded_in, site, whole_snapshots
 from tests.functional.helpers import ROOT_PASSWORD, check_same_roots
-from tests.processes import Node, eventually
-from tests.strace import Point, points, require_strace, spread, traced
+from tests.processes import Node
+from tests.strace import Point, require_strace, spread
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
 
@@ -101,20 +102,14 @@ def test_starting(tmp_path: Path) -> None:
         for _ in range(3):
             make()
         replica = where.node("replica", "pymirror-replica", "--primary-url", primary.url)
-        normal, found = replica._command, _starting_points(where, replica)
         kills = 0
-        for point in [*found, NEVER]:
+        for point in [*_starting_points(where, replica), NEVER]:
             _empty(where, replica)
-            replica._command = traced(normal, where.trace, point.inject("signal=SIGKILL"))
-            replica.launch()
-            eventually(lambda: not replica.running or _is_ready(replica), 20.0, f"{point}")
-            kills += not replica.running
-            replica.kill()
+            kills += ended_by(replica, point.inject("signal=SIGKILL"), where.trace)
             where.disk.cut()
             if (replica.state_dir / "log.sqlite").is_symlink():
                 # It is made last: what it leads to is whole.
                 assert _serial(replica.state_dir) == primary.status()["serial"], point
-            replica._command = normal
             replica.start()
             check_same_roots([primary, replica])
             attempts.check(replica)
@@ -124,12 +119,7 @@ def test_starting(tmp_path: Path) -> None:
 
 
 def _starting_points(where: Site, replica: Node) -> list[Point]:
-    normal = replica._command
-    replica._command = traced(normal, where.trace)
-    replica.start()
-    replica.kill()
-    replica._command = normal
-    found = [p for p in points(where.trace, replica.state_dir) if p.call in _MOVES]
+    found = start_points(replica, where.trace, calls=_MOVES)
     if SOAK:
         return found
     linked = found.index(Point("symlink", 1))  # from here on the new file is the node's
@@ -144,10 +134,3 @@ def _empty(where: Site, replica: Node) -> None:
     shutil.rmtree(replica.state_dir)
     replica.state_dir.mkdir()
     where.disk.settle()
-
-
-def _is_ready(replica: Node) -> bool:
-    try:
-        return replica.get("/+ready").status == 200
-    except (OSError, HTTPException):
-        return False

@@ -8,7 +8,6 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
-from http.client import HTTPException
 from pathlib import Path
 from sqlite3 import connect
 
@@ -19,12 +18,12 @@ from sqlalchemy import create_engine
 from cluster.log import changelog
 from cluster.state import schema, upgrade
 from cluster.state.apply import digest
-from tests.functional.crashing import SOAK, copied
+from tests.functional.crashing import SOAK, copied, ended_by, start_points
 from tests.functional.cutting import DURABLE, NEVER, Site, site
 from tests.make_released import RELEASED
 from tests.nextversion import TABLES, next_version
-from tests.processes import Node, eventually, free_port
-from tests.strace import Point, points, require_strace, spread, traced
+from tests.processes import Node, free_port
+from tests.strace import require_strace, spread
 
 pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(3_600 if SOAK else 400)]
 
@@ -99,39 +98,18 @@ def test_step(where: Site, tmp_path: Path) -> None:
 
 def _brought_along(where: Site, node: Node, before: Held, after: Held) -> None:
     saved = copied(node.state_dir, where.beside.directory / "saved")
-    normal, kills, old = node._command, 0, 0
-    for point in [*_points(where, node, saved), NEVER]:
+    where_to = start_points(node, where.trace, "log.sqlite", DURABLE)
+    kills, old = 0, 0
+    for point in [*(where_to if SOAK else spread(where_to, 4)), NEVER]:
         copied(saved, node.state_dir)
         where.disk.settle()
-        node._command = traced(normal, where.trace, point.inject("signal=SIGKILL"))
-        node.launch()
-        eventually(lambda: not node.running or _is_ready(node), 20.0, f"the kill at {point}")
-        kills += not node.running
-        node.kill()
+        kills += ended_by(node, point.inject("signal=SIGKILL"), where.trace)
         where.disk.cut()
         found = held(node.state_dir, after.version)
         assert found in (before, after), point
         old += found == before
-        node._command = normal
         node.start()
         node.kill()
         assert held(node.state_dir, after.version) == after, point
     assert kills >= 2, "the points are not where the work is"
     assert old, "nothing was on the way when the power went off"
-
-
-def _points(where: Site, node: Node, saved: Path) -> list[Point]:
-    normal = node._command
-    node._command = traced(normal, where.trace)
-    node.start()
-    node.kill()
-    node._command = normal
-    found = points(where.trace, node.state_dir / "log.sqlite", DURABLE)
-    return found if SOAK else spread(found, 4)
-
-
-def _is_ready(node: Node) -> bool:
-    try:
-        return node.get("/+ready").status == 200
-    except (OSError, HTTPException):
-        return False
